@@ -1,0 +1,190 @@
+// Package blob is the vocabulary of a blob container and the one interface through which everything else
+// reaches storage.
+//
+// It imports the standard library only. The names are the service's own: container, blob, block, ETag, prefix,
+// metadata. The rules quoted here come from the REST reference of the Blob service
+// (https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api).
+package blob
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Limits of the service for block blobs (REST page "Understanding block blobs", version 2019-12-12 and later).
+const (
+	MaxBlocks     = 50_000     // committed blocks in one blob
+	MaxBlockSize  = 4000 << 20 // bytes in one block
+	MaxUploadSize = 5000 << 20 // bytes in one Put Blob
+	MaxNameLength = 1024       // characters in a blob name
+)
+
+// Container is one container of blobs, or a prefix of one (see Sub).
+//
+// All methods may be called in parallel. All return *Error on failure, except that a cancelled or expired
+// context is returned so that errors.Is finds context.Canceled or context.DeadlineExceeded. A method does its own
+// retries for failures that are safe to repeat, and returns when it succeeded, when it gave up, or when the
+// context is done.
+//
+// After an error of a method that writes, the write may or may not have happened: a reply can be lost after the
+// service acted.
+type Container interface {
+	// URL returns the blob's address without credentials: scheme, host, container and name. It identifies the
+	// blob in the cache, so equal blobs give equal strings in every process. An empty name gives the container's.
+	URL(name string) string
+
+	// Properties returns the current properties of a blob.
+	// With IfNoneMatch set to the current ETag it fails with NotModified.
+	Properties(ctx context.Context, name string, c Condition) (Properties, error)
+
+	// List returns one page of names in the order of their bytes, with properties and metadata.
+	// A page may be empty and yet have a Next.
+	List(ctx context.Context, o ListOptions) (Page, error)
+
+	// ReadAt returns a stream of exactly count bytes from offset, or fewer when the blob ends before.
+	// offset must lie inside the blob, else the error is InvalidRange; count must be positive.
+	// The stream fails (never ends early with io.EOF) when the connection breaks; it does not resume by itself
+	// under another ETag. The caller closes it. Its Properties are those of the version that is read.
+	ReadAt(ctx context.Context, name string, offset, count int64, c Condition) (*Body, error)
+
+	// Upload creates or replaces a block blob in one request (Put Blob). The size is that of the body from its
+	// start; body is read from offset 0, more than once when the request is repeated.
+	Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o WriteOptions) (Written, error)
+
+	// StageBlock stores an uncommitted block (Put Block). The id is the raw, not yet base64-encoded, id; all ids
+	// of one blob have the same length, at most 64 bytes. The service discards blocks that are not committed
+	// within a week, and those left out at the next CommitBlockList or Upload of the same name.
+	StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error
+
+	// CommitBlockList makes the blob consist of exactly the named blocks (Put Block List). Each is looked for
+	// first among the uncommitted blocks, then among the committed ones. Committed blocks that are not named are
+	// gone. An id that is in neither list fails with InvalidBlockList.
+	CommitBlockList(ctx context.Context, name string, ids []string, o WriteOptions) (Written, error)
+
+	// BlockList returns the blocks of a blob. A blob written by Upload has no committed blocks.
+	// NotFound when there is neither a blob nor an uncommitted block of that name.
+	BlockList(ctx context.Context, name string) (BlockList, error)
+
+	// Copy copies a blob inside the container, in the service, and returns when the copy is complete.
+	// Content, headers, metadata and block list come along.
+	Copy(ctx context.Context, dst, src string, o CopyOptions) (Written, error)
+
+	// SetMetadata replaces all metadata of a blob. The ETag changes, the content does not.
+	SetMetadata(ctx context.Context, name string, metadata map[string]string, c Condition) (Written, error)
+
+	// Delete deletes a blob, with its snapshots.
+	Delete(ctx context.Context, name string, c Condition) error
+}
+
+// ETag names a version of a blob. It is opaque, and kept as the service sent it, with its quotes.
+type ETag string
+
+// Any stands for every ETag: IfNoneMatch: Any means "must not exist", IfMatch: Any means "must exist".
+const Any ETag = "*"
+
+// Condition makes a request depend on the current version. The zero value is no condition.
+type Condition struct {
+	IfMatch     ETag
+	IfNoneMatch ETag
+}
+
+// Kind is the type of a blob.
+type Kind uint8
+
+// The types of blob. The zero value is the common one.
+const (
+	BlockBlob Kind = iota
+	AppendBlob
+	PageBlob
+)
+
+// Headers are the standard headers that the service stores with a blob and gives back when it is read.
+type Headers struct {
+	ContentType        string
+	ContentEncoding    string
+	ContentLanguage    string
+	ContentDisposition string
+	CacheControl       string
+	ContentMD5         []byte // 16 bytes, or nil when the service has none
+}
+
+// Properties describe one version of a blob.
+type Properties struct {
+	Name     string
+	ETag     ETag
+	Size     int64 // bytes
+	Modified time.Time
+	Created  time.Time
+	Kind     Kind
+	Tier     string // "Hot", "Cool", "Cold", "Archive", or empty when the service does not say
+	Headers  Headers
+	// Metadata has lower-case names in every answer: HTTP gives header names no case, and azblob lower-cases
+	// them in listings.
+	Metadata map[string]string
+	// VersionID is empty unless the account keeps versions.
+	VersionID string
+}
+
+// Body is the content of a range, streaming in.
+type Body struct {
+	io.ReadCloser
+	// Properties are those of the version that is read; Size is that of the whole blob.
+	Properties Properties
+}
+
+// ListOptions choose what List returns.
+type ListOptions struct {
+	Prefix string
+	// Delimiter "" lists all blobs below the prefix; "/" lists one level and folds the rest into Prefixes.
+	Delimiter string
+	// Marker is Page.Next of the page before, or empty.
+	Marker string
+	// MaxResults bounds blobs and prefixes of the page together; 0 means the service's maximum, 5,000.
+	MaxResults int
+}
+
+// Page is one page of a listing.
+type Page struct {
+	Blobs []Properties
+	// Prefixes end with the delimiter.
+	Prefixes []string
+	// Next is the marker of the next page, empty on the last one.
+	Next string
+}
+
+// WriteOptions go with a write that replaces the blob's content. What is not set is removed by the service.
+type WriteOptions struct {
+	Condition Condition
+	Headers   Headers
+	Metadata  map[string]string
+	Tier      string // empty: the account's default
+}
+
+// CopyOptions go with Copy.
+type CopyOptions struct {
+	// Source is the condition on the source, Condition the one on the destination.
+	Source    Condition
+	Condition Condition
+	// Metadata replaces the source's when it is not nil.
+	Metadata map[string]string
+}
+
+// Written says which version a write made.
+type Written struct {
+	ETag     ETag
+	Modified time.Time
+}
+
+// Block is one block of a blob.
+type Block struct {
+	ID   string // raw, not base64
+	Size int64  // bytes
+}
+
+// BlockList holds the blocks of a blob, the committed ones in the order of the content.
+type BlockList struct {
+	ETag        ETag // empty when nothing was committed yet
+	Committed   []Block
+	Uncommitted []Block
+}
