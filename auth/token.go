@@ -1,0 +1,49 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+)
+
+// TokenError says that no identity token could be had. It is in the chain of the error of the request that needed
+// the token.
+type TokenError struct {
+	Origin string // as Found.Origin
+	// Rejected is true when the identity service answered with a refusal, false when there was nothing to ask with.
+	Rejected bool
+	Err      error // the cause, several lines long
+}
+
+// Error returns one line.
+func (e *TokenError) Error() string {
+	if e.Rejected {
+		return fmt.Sprintf("the identity service refused a token for the %s", e.Origin)
+	}
+	return fmt.Sprintf("no token from the %s", e.Origin)
+}
+
+// Unwrap returns the cause. azcore finds there that trying again is of no use.
+func (e *TokenError) Unwrap() error { return e.Err }
+
+// named puts the origin of a token credential into its errors.
+type named struct {
+	azcore.TokenCredential
+	origin string
+}
+
+func (n named) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	t, err := n.TokenCredential.GetToken(ctx, o)
+	if err == nil {
+		return t, nil
+	}
+	if ctx.Err() != nil {
+		return t, err // the caller went away: that says nothing about the credential
+	}
+	var refused *azidentity.AuthenticationFailedError
+	return t, &TokenError{Origin: n.origin, Rejected: errors.As(err, &refused), Err: err}
+}
