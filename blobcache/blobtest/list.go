@@ -1,0 +1,112 @@
+package blobtest
+
+import (
+	"encoding/base64"
+	"strings"
+
+	"blobmount/blobcache/blob"
+)
+
+// MaxPage is the largest page of a listing, and the default ("List Blobs", maxresults).
+const MaxPage = 5000
+
+// A marker is opaque to callers. It holds one of these letters and then the name where the page before ended.
+const (
+	afterBlob   = 'b' // go on after the blob
+	afterPrefix = 'p' // go on after everything below the folded prefix
+	afterEmpty  = 'e' // as one of the other two, which follows; the empty page was given (StoreOptions.EmptyPages)
+)
+
+func formatMarker(kind byte, rest string) string {
+	return base64.URLEncoding.EncodeToString([]byte(string(kind) + rest))
+}
+
+// List returns one page of blobs in the order of their bytes (List Blobs). It costs O(page + log n) without a
+// delimiter, and one seek of O(log n) more for each folded prefix, however many blobs lie below it.
+func (s *Store) List(o blob.ListOptions) (blob.Page, error) {
+	limit := o.MaxResults
+	switch {
+	case limit < 0:
+		return blob.Page{}, Err("OutOfRangeQueryParameterValue")
+	case limit == 0, limit > MaxPage:
+		limit = MaxPage
+	}
+	from, ok, empty, err := s.start(o)
+	if err != nil || empty != "" {
+		return blob.Page{Next: empty}, err
+	}
+	var page blob.Page
+	last := "" // the marker that goes on after the last entry
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	it := s.mu.blobs.Iter()
+	ok = ok && it.Seek(from)
+	for ok && strings.HasPrefix(it.Key(), o.Prefix) {
+		if len(page.Blobs)+len(page.Prefixes) == limit {
+			page.Next = last
+			return page, nil
+		}
+		name := it.Key()
+		if folded, yes := fold(name, o.Prefix, o.Delimiter); yes {
+			page.Prefixes = append(page.Prefixes, folded)
+			last = formatMarker(afterPrefix, folded)
+			next, more := successor(folded)
+			ok = more && it.Seek(next)
+			continue
+		}
+		page.Blobs = append(page.Blobs, it.Value().properties(name))
+		last = formatMarker(afterBlob, name)
+		ok = it.Next()
+	}
+	return page, nil
+}
+
+// start returns the first name that a page may have; ok is false when none can follow. With EmptyPages, empty is
+// the marker to answer instead.
+func (s *Store) start(o blob.ListOptions) (from string, ok bool, empty string, err error) {
+	marker, err := base64.URLEncoding.DecodeString(o.Marker)
+	if err != nil {
+		return "", false, "", Err("InvalidQueryParameterValue")
+	}
+	if s.opts.EmptyPages {
+		if len(marker) == 0 || marker[0] != afterEmpty {
+			return "", false, formatMarker(afterEmpty, string(marker)), nil
+		}
+		marker = marker[1:]
+	}
+	if len(marker) == 0 {
+		return o.Prefix, true, "", nil
+	}
+	name := string(marker[1:])
+	switch marker[0] {
+	case afterBlob:
+		from, ok = name+"\x00", true
+	case afterPrefix:
+		from, ok = successor(name)
+	default:
+		return "", false, "", Err("InvalidQueryParameterValue")
+	}
+	return max(from, o.Prefix), ok, "", nil
+}
+
+// fold returns the prefix that stands for name at this level of the hierarchy, if one does.
+func fold(name, prefix, delimiter string) (string, bool) {
+	if delimiter == "" {
+		return "", false
+	}
+	i := strings.Index(name[len(prefix):], delimiter)
+	if i < 0 {
+		return "", false
+	}
+	return name[:len(prefix)+i+len(delimiter)], true
+}
+
+// successor returns the first string in byte order that is after all strings with the prefix.
+func successor(prefix string) (string, bool) {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] < 0xFF {
+			return prefix[:i] + string([]byte{prefix[i] + 1}), true
+		}
+	}
+	return "", false
+}

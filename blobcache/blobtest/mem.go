@@ -1,0 +1,196 @@
+package blobtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	"blobmount/blobcache/blob"
+)
+
+var _ blob.Container = (*Mem)(nil)
+
+// Mem is a container in memory. All methods may be called in parallel.
+type Mem struct {
+	store *Store
+	url   string
+}
+
+// NewContainer returns the container whose blobs s holds. The url is its address, without a slash at the end.
+func NewContainer(s *Store, url string) *Mem { return &Mem{s, url} }
+
+// Store returns the blobs, for tests that arrange or inspect them behind the container's back.
+func (m *Mem) Store() *Store { return m.store }
+
+// fail completes an error of the Store with what only the caller knows.
+func fail(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *blob.Error
+	if !errors.As(err, &e) {
+		return &blob.Error{Op: op, Name: name, Err: err}
+	}
+	full := *e
+	full.Op, full.Name = op, name
+	return &full
+}
+
+func alive(ctx context.Context, op, name string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s %q: %w", op, name, err)
+	}
+	return nil
+}
+
+// URL implements blob.Container.
+func (m *Mem) URL(name string) string {
+	if name == "" {
+		return m.url
+	}
+	segments := strings.Split(name, "/")
+	for i := range segments {
+		segments[i] = url.PathEscape(segments[i])
+	}
+	return m.url + "/" + strings.Join(segments, "/")
+}
+
+// Properties implements blob.Container.
+func (m *Mem) Properties(ctx context.Context, name string, c blob.Condition) (blob.Properties, error) {
+	if err := alive(ctx, "Properties", name); err != nil {
+		return blob.Properties{}, err
+	}
+	p, err := m.store.Properties(name, c)
+	return p, fail("Properties", name, err)
+}
+
+// List implements blob.Container.
+func (m *Mem) List(ctx context.Context, o blob.ListOptions) (blob.Page, error) {
+	if err := alive(ctx, "List", o.Prefix); err != nil {
+		return blob.Page{}, err
+	}
+	page, err := m.store.List(o)
+	return page, fail("List", o.Prefix, err)
+}
+
+// ReadAt implements blob.Container.
+func (m *Mem) ReadAt(ctx context.Context, name string, offset, count int64, c blob.Condition) (*blob.Body, error) {
+	if err := alive(ctx, "ReadAt", name); err != nil {
+		return nil, err
+	}
+	if count <= 0 {
+		return nil, fail("ReadAt", name, Err("InvalidRange"))
+	}
+	p, r, err := m.store.Get(name, offset, count, c)
+	if err != nil {
+		return nil, fail("ReadAt", name, err)
+	}
+	return &blob.Body{ReadCloser: &memBody{ctx, name, r.Reader()}, Properties: p}, nil
+}
+
+// memBody ends with its context, as a stream over a connection does.
+type memBody struct {
+	ctx  context.Context
+	name string
+	r    io.Reader
+}
+
+func (b *memBody) Read(p []byte) (int, error) {
+	if err := alive(b.ctx, "ReadAt", b.name); err != nil {
+		return 0, err
+	}
+	return b.r.Read(p)
+}
+
+func (b *memBody) Close() error { return nil }
+
+// readBody reads the body of a write into a buffer of its own.
+func readBody(body io.ReadSeeker, size, limit int64) ([]byte, error) {
+	if size > limit {
+		return nil, Err("RequestBodyTooLarge")
+	}
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, size)
+	if _, err := io.ReadFull(body, buf); err != nil {
+		return nil, fmt.Errorf("body of %d bytes: %w", size, err)
+	}
+	return buf, nil
+}
+
+// Upload implements blob.Container.
+func (m *Mem) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (blob.Written, error) {
+	if err := alive(ctx, "Upload", name); err != nil {
+		return blob.Written{}, err
+	}
+	buf, err := readBody(body, size, blob.MaxUploadSize)
+	if err != nil {
+		return blob.Written{}, fail("Upload", name, err)
+	}
+	w, err := m.store.Put(name, buf, o)
+	return w, fail("Upload", name, err)
+}
+
+// StageBlock implements blob.Container.
+func (m *Mem) StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error {
+	if err := alive(ctx, "StageBlock", name); err != nil {
+		return err
+	}
+	buf, err := readBody(body, size, blob.MaxBlockSize)
+	if err != nil {
+		return fail("StageBlock", name, err)
+	}
+	return fail("StageBlock", name, m.store.PutBlock(name, id, buf))
+}
+
+// CommitBlockList implements blob.Container.
+func (m *Mem) CommitBlockList(ctx context.Context, name string, ids []string, o blob.WriteOptions) (blob.Written, error) {
+	if err := alive(ctx, "CommitBlockList", name); err != nil {
+		return blob.Written{}, err
+	}
+	refs := make([]BlockRef, len(ids))
+	for i, id := range ids {
+		refs[i].ID = id
+	}
+	w, err := m.store.PutBlockList(name, refs, o)
+	return w, fail("CommitBlockList", name, err)
+}
+
+// BlockList implements blob.Container.
+func (m *Mem) BlockList(ctx context.Context, name string) (blob.BlockList, error) {
+	if err := alive(ctx, "BlockList", name); err != nil {
+		return blob.BlockList{}, err
+	}
+	l, err := m.store.Blocks(name)
+	return l, fail("BlockList", name, err)
+}
+
+// Copy implements blob.Container.
+func (m *Mem) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
+	if err := alive(ctx, "Copy", dst); err != nil {
+		return blob.Written{}, err
+	}
+	w, err := m.store.Copy(dst, src, o)
+	return w, fail("Copy", dst, err)
+}
+
+// SetMetadata implements blob.Container.
+func (m *Mem) SetMetadata(ctx context.Context, name string, metadata map[string]string, c blob.Condition) (blob.Written, error) {
+	if err := alive(ctx, "SetMetadata", name); err != nil {
+		return blob.Written{}, err
+	}
+	w, err := m.store.SetMetadata(name, metadata, c)
+	return w, fail("SetMetadata", name, err)
+}
+
+// Delete implements blob.Container.
+func (m *Mem) Delete(ctx context.Context, name string, c blob.Condition) error {
+	if err := alive(ctx, "Delete", name); err != nil {
+		return err
+	}
+	return fail("Delete", name, m.store.Delete(name, c))
+}

@@ -1,0 +1,436 @@
+package blobtest
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tidwall/btree"
+
+	"blobmount/blobcache/blob"
+)
+
+// StoreOptions change how a Store behaves. The zero value is the service's behaviour.
+type StoreOptions struct {
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// EmptyPages makes List answer every page with blobs only after an empty one, as the service may when it
+	// crosses a partition boundary ("List Blobs": a marker can come back with zero results).
+	EmptyPages bool
+}
+
+// Store holds the blobs of one container, in memory. All methods may be called in parallel. Failures are
+// *blob.Error with the service's code and status.
+type Store struct {
+	opts StoreOptions
+
+	mu struct {
+		sync.RWMutex
+		// blobs is a B-tree because a listing needs to seek (to a marker, and past each folded prefix) in
+		// O(log n) between writes at any name; a sorted slice would move up to 16 MB for each new name among a
+		// million, and a map has no order. The records are immutable: a change replaces the record, so that a
+		// reader needs the lock for the look-up only.
+		blobs btree.Map[string, *record]
+		// staged has the uncommitted blocks by blob name.
+		staged map[string]map[string]content
+		ticks  uint64 // the last ETag given out
+	}
+}
+
+// record is one version of a blob, immutable once it is in the tree.
+type record struct {
+	etag     uint64
+	modified time.Time
+	created  time.Time
+	kind     blob.Kind
+	tier     string
+	headers  *blob.Headers // nil: only the default content type
+	metadata map[string]string
+	content  content
+	blocks   []committed // nil when the blob was not written by a block list
+}
+
+type committed struct {
+	id   string
+	size int64
+}
+
+// defaultContentType is what the service stores when a writer names none ("Put Blob", x-ms-blob-content-type).
+const defaultContentType = "application/octet-stream"
+
+// maxUncommitted is the number of blocks that may wait for a commit ("Put Block", remarks).
+const maxUncommitted = 100_000
+
+// maxMetadata is the size of all metadata, names and values together ("Set Blob Metadata", remarks).
+const maxMetadata = 8 << 10
+
+// NewStore returns an empty container.
+func NewStore(o StoreOptions) *Store {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Store{opts: o}
+	s.mu.staged = map[string]map[string]content{}
+	return s
+}
+
+// stamp gives a new version its ETag and times. The caller holds mu for writing. ETags look like the service's:
+// a count of 100 ns ticks since year 1, moved on when the clock did not.
+func (s *Store) stamp(r *record) {
+	const ticksTo1970 = 621_355_968_000_000_000
+	now := s.opts.Now()
+	s.mu.ticks = max(s.mu.ticks+1, uint64(now.UnixNano()/100+ticksTo1970))
+	r.etag = s.mu.ticks
+	r.modified = now.UTC().Truncate(time.Second) // HTTP dates carry no fractions
+	if r.created.IsZero() {
+		r.created = r.modified
+	}
+}
+
+func formatETag(ticks uint64) blob.ETag {
+	return blob.ETag(`"0x` + strings.ToUpper(strconv.FormatUint(ticks, 16)) + `"`)
+}
+
+func (r *record) written() blob.Written {
+	return blob.Written{ETag: formatETag(r.etag), Modified: r.modified}
+}
+
+func (r *record) properties(name string) blob.Properties {
+	p := blob.Properties{
+		Name: name, ETag: formatETag(r.etag), Size: r.content.size(), Modified: r.modified, Created: r.created,
+		Kind: r.kind, Tier: r.tier, Metadata: maps.Clone(r.metadata),
+	}
+	if r.headers != nil {
+		p.Headers = *r.headers
+		p.Headers.ContentMD5 = slices.Clone(p.Headers.ContentMD5)
+	} else {
+		p.Headers.ContentType = defaultContentType
+	}
+	return p
+}
+
+// put replaces the version of name. The caller holds mu for writing and has checked everything.
+func (s *Store) put(name string, r *record) blob.Written {
+	s.stamp(r)
+	s.mu.blobs.Set(name, r)
+	return r.written()
+}
+
+// newRecord makes a version out of what a writer gave.
+func newRecord(c content, o blob.WriteOptions) (*record, error) {
+	r := &record{content: c, tier: o.Tier}
+	switch o.Tier {
+	case "":
+		r.tier = "Hot"
+	case "Hot", "Cool", "Cold", "Archive":
+	default:
+		return nil, Err("InvalidHeaderValue")
+	}
+	if err := r.setHeaders(o.Headers); err != nil {
+		return nil, err
+	}
+	var err error
+	r.metadata, err = checkMetadata(o.Metadata)
+	return r, err
+}
+
+func (r *record) setHeaders(h blob.Headers) error {
+	if n := len(h.ContentMD5); n != 0 && n != 16 {
+		return Err("InvalidMd5")
+	}
+	if h.ContentType == "" {
+		h.ContentType = defaultContentType
+	}
+	r.headers = nil
+	if h.ContentType != defaultContentType || h.ContentEncoding != "" || h.ContentLanguage != "" ||
+		h.ContentDisposition != "" || h.CacheControl != "" || len(h.ContentMD5) > 0 {
+		h.ContentMD5 = slices.Clone(h.ContentMD5)
+		r.headers = &h
+	}
+	return nil
+}
+
+// checkMetadata returns metadata as it is stored. Names are C# identifiers without case, values are what an HTTP
+// header carries ("Setting and retrieving properties and metadata for Blob service resources").
+func checkMetadata(metadata map[string]string) (map[string]string, error) {
+	if len(metadata) == 0 {
+		return nil, nil
+	}
+	size := 0
+	out := make(map[string]string, len(metadata))
+	for name, value := range metadata {
+		size += len(name) + len(value)
+		lower := strings.ToLower(name)
+		if _, twice := out[lower]; twice || !identifier(lower) {
+			return nil, Err("InvalidMetadata")
+		}
+		for i := range len(value) {
+			if value[i] < ' ' && value[i] != '\t' || value[i] > '~' {
+				return nil, Err("InvalidMetadata")
+			}
+		}
+		out[lower] = strings.Trim(value, " \t") // as every HTTP server does
+	}
+	if size > maxMetadata {
+		return nil, Err("MetadataTooLarge")
+	}
+	return out, nil
+}
+
+func identifier(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c != '_' && (c < 'a' || c > 'z') && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// checkName applies the rules of "Naming and referencing containers, blobs, and metadata".
+func checkName(name string) error {
+	switch {
+	case name == "", utf8.RuneCountInString(name) > blob.MaxNameLength:
+		return Err("InvalidResourceName")
+	case !utf8.ValidString(name), strings.ContainsRune(name, 0):
+		return Err("InvalidUri")
+	}
+	return nil
+}
+
+// checkRead applies the condition of a read ("Specifying conditional headers for Blob service operations").
+func checkRead(r *record, c blob.Condition) error {
+	if r == nil {
+		return Err("BlobNotFound")
+	}
+	etag := formatETag(r.etag)
+	switch {
+	case c.IfNoneMatch == blob.Any:
+		return Err("UnsatisfiableCondition")
+	case c.IfMatch != "" && c.IfMatch != blob.Any && c.IfMatch != etag:
+		return Err("ConditionNotMet")
+	case c.IfNoneMatch == etag:
+		return notModified()
+	}
+	return nil
+}
+
+// checkWrite applies the condition of a write; r is nil when there is no blob. A write that creates a blob in
+// spite of If-None-Match: * fails with BlobAlreadyExists, all others with ConditionNotMet.
+func checkWrite(r *record, c blob.Condition) error {
+	if r == nil {
+		if c.IfMatch != "" {
+			return Err("ConditionNotMet")
+		}
+		return nil
+	}
+	etag := formatETag(r.etag)
+	switch {
+	case c.IfNoneMatch == blob.Any:
+		return Err("BlobAlreadyExists")
+	case c.IfMatch != "" && c.IfMatch != blob.Any && c.IfMatch != etag, c.IfNoneMatch == etag:
+		return Err("ConditionNotMet")
+	}
+	return nil
+}
+
+// checkChange applies the condition of a write that needs an existing blob.
+func checkChange(r *record, c blob.Condition) error {
+	if r == nil {
+		return Err("BlobNotFound")
+	}
+	if c.IfNoneMatch == blob.Any {
+		return Err("ConditionNotMet")
+	}
+	return checkWrite(r, c)
+}
+
+// get returns the version of name, nil when there is none. The caller holds mu.
+func (s *Store) get(name string) *record {
+	r, _ := s.mu.blobs.Get(name)
+	return r
+}
+
+// current returns the version of name, nil when there is none.
+func (s *Store) current(name string) *record {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.get(name)
+}
+
+// Len returns the number of blobs.
+func (s *Store) Len() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.mu.blobs.Len()
+}
+
+// Properties returns the properties of a blob (Get Blob Properties).
+func (s *Store) Properties(name string, c blob.Condition) (blob.Properties, error) {
+	if err := checkName(name); err != nil {
+		return blob.Properties{}, err
+	}
+	r := s.current(name)
+	if err := checkRead(r, c); err != nil {
+		return blob.Properties{}, err
+	}
+	return r.properties(name), nil
+}
+
+// Get returns a range of a blob (Get Blob). A negative count means to the end, and with offset 0 the whole blob,
+// which may be empty; else the offset must lie inside the blob. The range is cut at the blob's end.
+func (s *Store) Get(name string, offset, count int64, c blob.Condition) (blob.Properties, Range, error) {
+	if err := checkName(name); err != nil {
+		return blob.Properties{}, Range{}, err
+	}
+	r := s.current(name)
+	if err := checkRead(r, c); err != nil {
+		return blob.Properties{}, Range{}, err
+	}
+	if r.tier == "Archive" {
+		return blob.Properties{}, Range{}, Err("BlobArchived")
+	}
+	size := r.content.size()
+	whole := offset == 0 && count < 0
+	if offset < 0 || count == 0 || offset >= size && !whole {
+		return blob.Properties{}, Range{}, Err("InvalidRange")
+	}
+	if count < 0 || count > size-offset {
+		count = size - offset
+	}
+	return r.properties(name), Range{r.content, offset, count}, nil
+}
+
+// SetMetadata replaces the metadata of a blob (Set Blob Metadata).
+func (s *Store) SetMetadata(name string, metadata map[string]string, c blob.Condition) (blob.Written, error) {
+	m, err := checkMetadata(metadata)
+	if err != nil {
+		return blob.Written{}, err
+	}
+	return s.change(name, c, func(r *record) error {
+		if r.tier == "Archive" {
+			return Err("BlobArchived")
+		}
+		r.metadata = m
+		return nil
+	})
+}
+
+// SetHeaders replaces the standard headers of a blob (Set Blob Properties).
+func (s *Store) SetHeaders(name string, h blob.Headers, c blob.Condition) (blob.Written, error) {
+	return s.change(name, c, func(r *record) error { return r.setHeaders(h) })
+}
+
+// SetTier moves a blob to another access tier (Set Blob Tier). Unlike every other change it leaves the ETag and
+// the time alone. Leaving the archive is done at once.
+func (s *Store) SetTier(name, tier string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if !slices.Contains([]string{"Hot", "Cool", "Cold", "Archive"}, tier) {
+		return Err("InvalidHeaderValue")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.get(name)
+	if old == nil {
+		return Err("BlobNotFound")
+	}
+	if old.kind != blob.BlockBlob {
+		return Err("InvalidBlobType")
+	}
+	r := *old
+	r.tier = tier
+	s.mu.blobs.Set(name, &r)
+	return nil
+}
+
+// change makes a new version that differs from the current one by what f does.
+func (s *Store) change(name string, c blob.Condition, f func(*record) error) (blob.Written, error) {
+	if err := checkName(name); err != nil {
+		return blob.Written{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.get(name)
+	if err := checkChange(old, c); err != nil {
+		return blob.Written{}, err
+	}
+	r := *old
+	if err := f(&r); err != nil {
+		return blob.Written{}, err
+	}
+	return s.put(name, &r), nil
+}
+
+// Delete deletes a blob and its uncommitted blocks (Delete Blob).
+func (s *Store) Delete(name string, c blob.Condition) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := checkChange(s.get(name), c); err != nil {
+		return err
+	}
+	s.mu.blobs.Delete(name)
+	delete(s.mu.staged, name)
+	return nil
+}
+
+// Copy copies a blob (Copy Blob), as the service does inside an account: content, headers, metadata and committed
+// blocks; the tier is the account's default.
+func (s *Store) Copy(dst, src string, o blob.CopyOptions) (blob.Written, error) {
+	return s.CopyFrom(s, dst, src, o)
+}
+
+// CopyFrom copies a blob of another container.
+func (s *Store) CopyFrom(from *Store, dst, src string, o blob.CopyOptions) (blob.Written, error) {
+	if err := checkName(dst); err != nil {
+		return blob.Written{}, err
+	}
+	if err := checkName(src); err != nil {
+		return blob.Written{}, err
+	}
+	metadata, err := checkMetadata(o.Metadata)
+	if err != nil {
+		return blob.Written{}, err
+	}
+	// The locks of both containers are never held together: the record is immutable.
+	source := from.current(src)
+	if source == nil {
+		return blob.Written{}, Err("BlobNotFound")
+	}
+	if checkChange(source, o.Source) != nil {
+		return blob.Written{}, Err("SourceConditionNotMet")
+	}
+	if source.tier == "Archive" {
+		return blob.Written{}, Err("BlobArchived")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.get(dst)
+	if err := checkWrite(old, o.Condition); err != nil {
+		return blob.Written{}, err
+	}
+	if old != nil && old.kind != source.kind {
+		return blob.Written{}, Err("InvalidBlobType")
+	}
+	r := *source
+	r.created = time.Time{}
+	if old != nil {
+		r.created = old.created
+	}
+	if r.kind == blob.BlockBlob {
+		r.tier = "Hot"
+	}
+	if o.Metadata != nil {
+		r.metadata = metadata
+	}
+	delete(s.mu.staged, dst)
+	return s.put(dst, &r), nil
+}
