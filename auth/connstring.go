@@ -133,9 +133,13 @@ func emulator(proxy string) (connectionString, error) {
 		}
 		host = u.Scheme + "://" + name
 	}
+	endpoint, err := cleanEndpoint(host + ":" + emulatorPort + "/" + emulatorAccount)
+	if err != nil {
+		return connectionString{}, fmt.Errorf("DevelopmentStorageProxyUri %w", err)
+	}
 	return connectionString{
 		account:  emulatorAccount,
-		endpoint: host + ":" + emulatorPort + "/" + emulatorAccount,
+		endpoint: endpoint,
 		key:      NewSecret(emulatorKey),
 		hasKey:   true,
 	}, nil

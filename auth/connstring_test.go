@@ -71,6 +71,7 @@ func TestParseConnectionStringRefuses(t *testing.T) {
 
 func FuzzParseConnectionString(f *testing.F) {
 	f.Add("DefaultEndpointsProtocol=https;AccountName=acct1;AccountKey=a2V5;EndpointSuffix=core.windows.net")
+	f.Add("AccountName=acct1;AccountKey=0;EndpointSuffix=EXAMPLE")
 	f.Add("UseDevelopmentStorage=true;DevelopmentStorageProxyUri=http://azurite")
 	f.Add("BlobEndpoint=https://a.example/;SharedAccessSignature=?sig=x")
 	f.Fuzz(func(t *testing.T, s string) {

@@ -27,7 +27,7 @@ func accountEndpoint(scheme, account, suffix string) (string, error) {
 	if !hostSuffix.MatchString(suffix) {
 		return "", errors.New("EndpointSuffix must be a domain such as " + publicCloudSuffix)
 	}
-	return scheme + "://" + account + ".blob." + suffix, nil
+	return cleanEndpoint(scheme + "://" + account + ".blob." + suffix)
 }
 
 // cleanEndpoint checks a service URL and returns it without a slash at its end. The error begins with a verb and
