@@ -1,0 +1,212 @@
+// Package azure is blob.Container over the Blob service of Azure Storage.
+//
+// It is the one place where the SDK (azblob) meets the rest of the program: requests, retries and the
+// translation of the service's error codes live here, and no SDK type leaves but in Credential. The rules that
+// it follows are those of the REST reference
+// (https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api).
+//
+// # What a write that was repeated may answer
+//
+// A reply can be lost after the service acted. Repeating an unconditional write is harmless; a conditional one
+// finds its own first attempt in the way and is refused. For Upload and CommitBlockList the adapter then looks
+// whether the version that is there is the one it sent (see recognise.go); Delete that finds nothing on a
+// repetition has succeeded. SetMetadata and Copy report the conflict, since nothing in the service's answer
+// tells whose version it is.
+package azure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	"blobmount/blobcache/blob"
+)
+
+// Credential is how requests are authorised. At most one field is set; none means anonymous access.
+type Credential struct {
+	SharedKey *container.SharedKeyCredential
+	Token     azcore.TokenCredential
+	SAS       string // the query string of a shared access signature, with or without the leading "?"
+}
+
+// Config says which container, and how to talk to it. The zero value of a field that has a default means the
+// default.
+type Config struct {
+	// URL is the container's address without a query: https://ACCOUNT.blob.core.windows.net/CONTAINER, or with
+	// the account in the path, as emulators want it: http://127.0.0.1:10000/devstoreaccount1/CONTAINER.
+	URL        string
+	Credential Credential
+	// RetryFor is how long an operation goes on repeating failures that are safe to repeat: throttling, a
+	// failing service, a broken connection. 0 means DefaultRetryFor, a negative value means one try only.
+	RetryFor  time.Duration
+	Transport TransportConfig
+	// Log gets one record per repeated request. Nil logs nothing.
+	Log *slog.Logger
+}
+
+// DefaultRetryFor outlasts a failover of a storage partition, which takes the service some 15 to 30 seconds.
+const DefaultRetryFor = 90 * time.Second
+
+// Container is a container of the Blob service. Its methods may be called in parallel.
+type Container struct {
+	client *container.Client
+	// base is the container's address without credentials, as URL gives it.
+	base     string
+	sas      string // without "?", empty unless the credential is a SAS
+	retryFor time.Duration
+	log      *slog.Logger
+	close    func()
+}
+
+var _ blob.Container = (*Container)(nil)
+
+// New returns the container of that address. It sends no request: whether the container exists, and whether the
+// credential is good for it, shows at the first one.
+func New(cfg Config) (*Container, error) {
+	base, err := containerURL(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{
+		base:     base.String(),
+		sas:      strings.TrimPrefix(cfg.Credential.SAS, "?"),
+		retryFor: cfg.RetryFor,
+		log:      cfg.Log,
+	}
+	if c.retryFor == 0 {
+		c.retryFor = DefaultRetryFor
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	tr := newTransport(cfg.Transport)
+	c.close = tr.CloseIdleConnections
+
+	options := &container.ClientOptions{
+		ClientOptions: azcore.ClientOptions{
+			Transport: tr,
+			Telemetry: policy.TelemetryOptions{ApplicationID: "blobmount"},
+			// The SDK's own policy counts attempts; the contract here is a span of time. It gets one try, and
+			// retrier repeats around it.
+			Retry:           policy.RetryOptions{MaxRetries: -1},
+			PerCallPolicies: []policy.Policy{&retrier{retryFor: c.retryFor, log: c.log}},
+		},
+		// "Expect: 100-continue" would cost a round trip per upload for a minute after each throttled request.
+		// An early refusal needs no help: the transport stops sending when the answer arrives (see gate).
+		ExpectContinueBehavior: container.ExpectContinueOptions{Mode: container.ExpectContinueModeOff},
+	}
+	switch cred := cfg.Credential; {
+	case count(cred.SharedKey != nil, cred.Token != nil, c.sas != "") > 1:
+		return nil, errors.New("more than one kind of credential: give a shared key, a token or a SAS")
+	case cred.SharedKey != nil:
+		c.client, err = container.NewClientWithSharedKeyCredential(c.base, cred.SharedKey, options)
+	case cred.Token != nil:
+		c.client, err = container.NewClient(c.base, tokenSource{cred.Token}, options)
+	case c.sas != "":
+		if _, err := url.ParseQuery(c.sas); err != nil || strings.ContainsAny(c.sas, "?#") {
+			return nil, errors.New("the SAS is not a query string such as sv=...&sig=...")
+		}
+		if base.Scheme == "http" {
+			c.log.Warn("the SAS is sent without encryption", "endpoint", base.Host)
+		}
+		c.client, err = container.NewClientWithNoCredential(c.base+"?"+c.sas, options)
+	default:
+		c.client, err = container.NewClientWithNoCredential(c.base, options)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.base, safe(err))
+	}
+	return c, nil
+}
+
+// Close closes the connections that are not in use. Requests under way go on.
+func (c *Container) Close() { c.close() }
+
+// URL implements blob.Container.
+func (c *Container) URL(name string) string {
+	if name == "" {
+		return c.base
+	}
+	return c.base + "/" + escape(name)
+}
+
+// escape writes a name as the path of a URL. Every byte but letters, digits and a few marks is escaped, slashes
+// stay, so that different names never give the same address.
+func escape(name string) string {
+	return strings.ReplaceAll(url.PathEscape(name), "%2F", "/")
+}
+
+// containerURL checks the address of a container and brings it into the one form that identifies it: scheme and
+// host in lower case, no default port, no slash at the end. What it refuses it does not repeat: somebody may
+// have pasted an address with a signature.
+func containerURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("the container's URL cannot be parsed")
+	}
+	switch {
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, errors.New("the container's URL must begin with https:// or http://")
+	case u.Host == "":
+		return nil, errors.New("the container's URL has no host")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.User != nil:
+		return nil, errors.New("the container's URL must have no query, fragment or user; a SAS is a credential of its own")
+	}
+	path := strings.Trim(u.Path, "/")
+	parts := strings.Split(path, "/")
+	if path == "" || len(parts) > 2 || parts[0] == "" || strings.Contains(path, "//") {
+		return nil, errors.New("the path of the container's URL must be /CONTAINER or /ACCOUNT/CONTAINER")
+	}
+	host := strings.ToLower(u.Host)
+	if p := u.Port(); p == "443" && u.Scheme == "https" || p == "80" && u.Scheme == "http" {
+		host = strings.TrimSuffix(host, ":"+p)
+	}
+	return &url.URL{Scheme: u.Scheme, Host: host, Path: "/" + path}, nil
+}
+
+// tokenSource marks the failures of a credential, so that they can be told from those of the service.
+type tokenSource struct{ azcore.TokenCredential }
+
+func (t tokenSource) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	token, err := t.TokenCredential.GetToken(ctx, o)
+	if err != nil {
+		return token, &credentialError{err}
+	}
+	return token, nil
+}
+
+func count(conditions ...bool) (n int) {
+	for _, c := range conditions {
+		if c {
+			n++
+		}
+	}
+	return n
+}
+
+// accessConditions returns nil for no condition.
+func accessConditions(c blob.Condition) *sdkblob.AccessConditions {
+	if c == (blob.Condition{}) {
+		return nil
+	}
+	return &sdkblob.AccessConditions{ModifiedAccessConditions: &sdkblob.ModifiedAccessConditions{
+		IfMatch: etagPointer(c.IfMatch), IfNoneMatch: etagPointer(c.IfNoneMatch),
+	}}
+}
+
+func etagPointer(e blob.ETag) *azcore.ETag {
+	if e == "" {
+		return nil
+	}
+	v := azcore.ETag(e)
+	return &v
+}

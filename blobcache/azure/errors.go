@@ -1,0 +1,279 @@
+package azure
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+
+	"blobmount/blobcache/blob"
+)
+
+// codes translates the service's error codes
+// (https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and common-rest-api-error-codes).
+// What is not here is judged by the HTTP status.
+var codes = map[bloberror.Code]blob.Code{
+	bloberror.BlobNotFound: blob.NotFound,
+
+	bloberror.AccountIsDisabled:     blob.ContainerNotFound,
+	bloberror.ContainerBeingDeleted: blob.ContainerNotFound,
+	bloberror.ContainerDisabled:     blob.ContainerNotFound,
+	bloberror.ContainerNotFound:     blob.ContainerNotFound,
+	// What an anonymous request gets from a container that is not public. It says nothing about the blob.
+	bloberror.ResourceNotFound: blob.ContainerNotFound,
+
+	bloberror.BlobAlreadyExists:     blob.Exists,
+	bloberror.ResourceAlreadyExists: blob.Exists,
+
+	bloberror.ConditionNotMet:       blob.ConditionNotMet,
+	bloberror.SourceConditionNotMet: blob.ConditionNotMet,
+	bloberror.TargetConditionNotMet: blob.ConditionNotMet,
+
+	bloberror.InvalidBlockList: blob.InvalidBlockList,
+	bloberror.InvalidRange:     blob.InvalidRange,
+
+	bloberror.InvalidResourceName:     blob.InvalidName,
+	bloberror.InvalidURI:              blob.InvalidName,
+	bloberror.RequestURLFailedToParse: blob.InvalidName,
+
+	bloberror.AuthenticationFailed:        blob.Unauthenticated,
+	bloberror.InvalidAuthenticationInfo:   blob.Unauthenticated,
+	bloberror.NoAuthenticationInformation: blob.Unauthenticated,
+	publicAccessNotPermitted:              blob.Unauthenticated,
+
+	bloberror.AuthorizationFailure:              blob.Forbidden,
+	bloberror.AuthorizationPermissionMismatch:   blob.Forbidden,
+	bloberror.AuthorizationProtocolMismatch:     blob.Forbidden,
+	bloberror.AuthorizationResourceTypeMismatch: blob.Forbidden,
+	bloberror.AuthorizationServiceMismatch:      blob.Forbidden,
+	bloberror.AuthorizationSourceIPMismatch:     blob.Forbidden,
+	bloberror.InsufficientAccountPermissions:    blob.Forbidden,
+	bloberror.UnauthorizedBlobOverwrite:         blob.Forbidden,
+	keyBasedAuthenticationNotPermitted:          blob.Forbidden,
+
+	bloberror.BlobArchived:        blob.Archived,
+	bloberror.BlobBeingRehydrated: blob.Archived,
+
+	bloberror.BlobImmutableDueToPolicy: blob.Immutable,
+
+	bloberror.LeaseAlreadyPresent:              blob.Leased,
+	bloberror.LeaseIDMismatchWithBlobOperation: blob.Leased,
+	bloberror.LeaseIDMissing:                   blob.Leased,
+	bloberror.LeaseLost:                        blob.Leased,
+	bloberror.LeaseNotPresentWithBlobOperation: blob.Leased,
+
+	bloberror.BlockCountExceedsLimit:           blob.TooLarge,
+	bloberror.BlockListTooLong:                 blob.TooLarge,
+	bloberror.ContentLengthLargerThanTierLimit: blob.TooLarge,
+	bloberror.MetadataTooLarge:                 blob.TooLarge,
+	bloberror.RequestBodyTooLarge:              blob.TooLarge,
+
+	bloberror.ServerBusy: blob.Throttled,
+
+	bloberror.InternalError:     blob.Unavailable,
+	bloberror.OperationTimedOut: blob.Unavailable,
+
+	bloberror.CRC64Mismatch: blob.Damaged,
+	bloberror.MD5Mismatch:   blob.Damaged,
+
+	bloberror.BlobUsesCustomerSpecifiedEncryption:      blob.Unsupported,
+	bloberror.ConditionHeadersNotSupported:             blob.Unsupported,
+	bloberror.FeatureVersionMismatch:                   blob.Unsupported,
+	bloberror.InvalidBlobType:                          blob.Unsupported,
+	bloberror.InvalidSourceBlobType:                    blob.Unsupported,
+	bloberror.OperationNotAllowedOnIncrementalCopyBlob: blob.Unsupported,
+}
+
+// Codes that the service sends and azblob has no name for.
+const (
+	publicAccessNotPermitted           bloberror.Code = "PublicAccessNotPermitted"
+	keyBasedAuthenticationNotPermitted bloberror.Code = "KeyBasedAuthenticationNotPermitted"
+)
+
+// statuses is for answers without an error code that we know.
+var statuses = map[int]blob.Code{
+	http.StatusUnauthorized:                 blob.Unauthenticated,
+	http.StatusForbidden:                    blob.Forbidden,
+	http.StatusNotFound:                     blob.NotFound,
+	http.StatusRequestTimeout:               blob.Unavailable,
+	http.StatusPreconditionFailed:           blob.ConditionNotMet,
+	http.StatusRequestEntityTooLarge:        blob.TooLarge,
+	http.StatusRequestedRangeNotSatisfiable: blob.InvalidRange,
+	http.StatusTooManyRequests:              blob.Throttled,
+	http.StatusInternalServerError:          blob.Unavailable,
+	http.StatusBadGateway:                   blob.Unavailable,
+	http.StatusServiceUnavailable:           blob.Throttled,
+	http.StatusGatewayTimeout:               blob.Unavailable,
+}
+
+// fail makes the error of an operation from whatever the SDK returned; nil stays nil.
+func fail(ctx context.Context, op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &blob.Error{Op: op, Name: name}
+	var answer *azcore.ResponseError
+	if errors.As(err, &answer) {
+		fromAnswer(e, answer)
+		return e
+	}
+	if ctx.Err() != nil {
+		e.Err = ctx.Err()
+		return e
+	}
+	var cred *credentialError
+	var body *bodyError
+	switch {
+	case errors.As(err, &cred):
+		e.Code, e.Err = blob.Unauthenticated, safe(cred)
+	case errors.As(err, &body):
+		e.Code, e.Err = blob.Other, body
+	default:
+		e.Code, e.Err = blob.Unavailable, safe(err)
+	}
+	return e
+}
+
+// failWrite is fail for a write with a condition. To a caller who said IfNoneMatch: Any, "condition not met"
+// means that the blob exists. The service says so with 409 BlobAlreadyExists in most cases, and with 412 in some.
+func failWrite(ctx context.Context, op, name string, c blob.Condition, err error) error {
+	err = fail(ctx, op, name, err)
+	var e *blob.Error
+	if errors.As(err, &e) && e.Code == blob.ConditionNotMet && c.IfNoneMatch == blob.Any &&
+		e.ServiceCode != string(bloberror.SourceConditionNotMet) {
+		e.Code = blob.Exists
+	}
+	return err
+}
+
+func fromAnswer(e *blob.Error, answer *azcore.ResponseError) {
+	e.Status = answer.StatusCode
+	e.ServiceCode = answer.ErrorCode
+	header := http.Header{}
+	if answer.RawResponse != nil {
+		header = answer.RawResponse.Header
+	}
+	e.RequestID = header.Get("x-ms-request-id")
+	code, known := codes[bloberror.Code(answer.ErrorCode)]
+	switch {
+	case answer.StatusCode == http.StatusNotModified:
+		// HEAD and GET with If-None-Match; its error code is ConditionNotMet.
+		e.Code = blob.NotModified
+	case answer.ErrorCode == string(bloberror.CannotVerifyCopySource):
+		// Copy could not read its source; the status is that of the reading.
+		e.Code = statuses[answer.StatusCode]
+	case known:
+		e.Code = code
+	default:
+		e.Code = statuses[answer.StatusCode] // Other when it is not there
+	}
+	e.Err = &answerError{answer.StatusCode, explanation(answer)}
+}
+
+// answerError is the cause kept for the log: what the service said, without the parts that may hold secrets.
+type answerError struct {
+	status int
+	text   string
+}
+
+func (e *answerError) Error() string {
+	s := fmt.Sprintf("the service answered %d %s", e.status, http.StatusText(e.status))
+	if e.text != "" {
+		s += ": " + e.text
+	}
+	return s
+}
+
+// explanation returns the first line of the message in the body. Answers about authentication have none: they
+// quote the signature that was sent.
+func explanation(answer *azcore.ResponseError) string {
+	if answer.RawResponse == nil || answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden {
+		return ""
+	}
+	body, err := runtime.Payload(answer.RawResponse)
+	if err != nil {
+		return ""
+	}
+	var m struct {
+		Message string `xml:"Message"`
+	}
+	if xml.Unmarshal(body, &m) != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(m.Message), "\n")
+	return redact(line)
+}
+
+// credentialError is a failure to get a token.
+type credentialError struct{ err error }
+
+func (e *credentialError) Error() string { return "no token: " + e.err.Error() }
+func (e *credentialError) Unwrap() error { return e.err }
+
+// bodyError is a failure to read what is to be uploaded. Repeating the request would not help.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "reading what is to be uploaded: " + e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
+func (e *bodyError) NonRetriable() {}
+
+// safeError carries a cause without its secrets.
+type safeError struct {
+	text string
+	err  error // nil when the original may not be looked at
+}
+
+func (e *safeError) Error() string { return e.text }
+func (e *safeError) Unwrap() error { return e.err }
+
+// safe returns err in a form that may be shown. Secrets are taken out of its text, and the original stays in the
+// chain only if it has none, and if it does not pass for the end of the caller's context, as the timeouts of
+// net and net/http do.
+func safe(err error) error {
+	text := err.Error()
+	clean := redact(text)
+	if clean != text || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return &safeError{clean, err}
+}
+
+// secrets are the signature of a SAS, and what an Authorization header holds.
+var secrets = regexp.MustCompile(`(?i)(\b(?:sig|client_secret|client_assertion|access_token)=)[^&\s"']+|(\b(?:bearer|sharedkey(?:lite)?) +)[^\s"']+`)
+
+func redact(s string) string { return secrets.ReplaceAllString(s, "${1}${2}REDACTED") }
+
+// checkName refuses what cannot be carried to the service unchanged: the rules of "Naming and Referencing
+// Containers, Blobs, and Metadata", and "." and ".." as segments, which programs on the way resolve.
+func checkName(op, name string) error {
+	reason := ""
+	switch {
+	case name == "":
+		reason = "is empty"
+	case !utf8.ValidString(name):
+		reason = "is not UTF-8"
+	case utf8.RuneCountInString(name) > blob.MaxNameLength:
+		reason = fmt.Sprintf("is longer than %d characters", blob.MaxNameLength)
+	case strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 }):
+		reason = "contains a control character"
+	default:
+		for segment := range strings.SplitSeq(name, "/") {
+			if segment == "." || segment == ".." {
+				reason = fmt.Sprintf("has the segment %q", segment)
+			}
+		}
+	}
+	if reason == "" {
+		return nil
+	}
+	return &blob.Error{Code: blob.InvalidName, Op: op, Name: name, Err: errors.New("name " + reason)}
+}
+

@@ -1,0 +1,294 @@
+package azure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+
+	"blobmount/blobcache/blob"
+)
+
+// Properties implements blob.Container.
+func (c *Container) Properties(ctx context.Context, name string, cond blob.Condition) (blob.Properties, error) {
+	const op = "Properties"
+	if err := checkName(op, name); err != nil {
+		return blob.Properties{}, err
+	}
+	ctx, _ = withAttempts(ctx, op, name)
+	r, err := c.client.NewBlobClient(name).GetProperties(ctx, &sdkblob.GetPropertiesOptions{AccessConditions: accessConditions(cond)})
+	if err != nil {
+		return blob.Properties{}, fail(ctx, op, name, err)
+	}
+	return headProperties(name, r), nil
+}
+
+// ReadAt implements blob.Container. A connection that breaks is replaced while the body is read: the rest is
+// asked for under the ETag of what came before, for as long as RetryFor without progress. The body belongs to one
+// goroutine; cancelling ctx interrupts it.
+func (c *Container) ReadAt(ctx context.Context, name string, offset, count int64, cond blob.Condition) (*blob.Body, error) {
+	const op = "ReadAt"
+	if err := checkName(op, name); err != nil {
+		return nil, err
+	}
+	if offset < 0 || count <= 0 {
+		return nil, &blob.Error{Code: blob.InvalidRange, Op: op, Name: name, Err: fmt.Errorf("%d bytes at %d", count, offset)}
+	}
+	part, err := c.get(ctx, name, offset, count, cond)
+	if err != nil {
+		return nil, err
+	}
+	b := &body{
+		c: c, ctx: ctx, name: name, etag: part.properties.ETag,
+		stream: part.stream, next: offset, end: offset + part.count, size: part.properties.Size,
+	}
+	return &blob.Body{ReadCloser: b, Properties: part.properties}, nil
+}
+
+// part is one answer with a range of a blob.
+type part struct {
+	stream     io.ReadCloser
+	count      int64 // bytes that the stream must have
+	properties blob.Properties
+}
+
+// get requests a range, and checks that the answer is that very range.
+func (c *Container) get(ctx context.Context, name string, offset, count int64, cond blob.Condition) (part, error) {
+	const op = "ReadAt"
+	ctx, _ = withAttempts(ctx, op, name)
+	r, err := c.client.NewBlobClient(name).DownloadStream(ctx, &sdkblob.DownloadStreamOptions{
+		Range:            sdkblob.HTTPRange{Offset: offset, Count: count},
+		AccessConditions: accessConditions(cond),
+	})
+	if err != nil {
+		return part{}, fail(ctx, op, name, err)
+	}
+	if r.Body == nil {
+		// DownloadStream reports 304 Not Modified as a success without a body.
+		return part{}, &blob.Error{Code: blob.NotModified, Op: op, Name: name, ServiceCode: text(r.ErrorCode), Status: 304}
+	}
+	first, last, size, ok := parseContentRange(text(r.ContentRange))
+	switch {
+	case r.ContentRange == nil && r.ContentLength != nil && offset == 0:
+		// 200: a server that ignores the range sends the whole blob. Its beginning is the range.
+		size, ok = *r.ContentLength, true
+	case !ok || first != offset || last+1 != first+min(count, size-offset):
+		ok = false
+	}
+	n := min(count, size-offset)
+	if !ok || r.ETag == nil || r.ContentLength == nil || *r.ContentLength < n {
+		r.Body.Close()
+		return part{}, &blob.Error{Code: blob.Damaged, Op: op, Name: name, RequestID: text(r.RequestID),
+			Err: fmt.Errorf("asked for %d bytes at %d, the answer has the range %q", count, offset, text(r.ContentRange))}
+	}
+	p := downloadProperties(name, r)
+	p.Size = size
+	return part{r.Body, n, p}, nil
+}
+
+// parseContentRange reads "bytes FIRST-LAST/SIZE" (RFC 9110, section 14.4).
+func parseContentRange(s string) (first, last, size int64, ok bool) {
+	s, ok = strings.CutPrefix(s, "bytes ")
+	span, total, ok2 := strings.Cut(s, "/")
+	a, z, ok3 := strings.Cut(span, "-")
+	first, err1 := strconv.ParseInt(a, 10, 64)
+	last, err2 := strconv.ParseInt(z, 10, 64)
+	size, err3 := strconv.ParseInt(total, 10, 64)
+	ok = ok && ok2 && ok3 && errors.Join(err1, err2, err3) == nil && 0 <= first && first <= last && last < size
+	return first, last, size, ok
+}
+
+// body delivers the bytes from next to end of one version.
+type body struct {
+	c    *Container
+	ctx  context.Context
+	name string
+	etag blob.ETag
+	size int64 // of the whole blob
+
+	stream    io.ReadCloser
+	next, end int64
+	breaks    int       // in a row, without a byte between
+	broken    time.Time // when the first of them was
+	err       error     // sticky
+}
+
+// Read implements io.Reader. io.EOF comes after the last byte of the range and not before.
+func (b *body) Read(p []byte) (int, error) {
+	for {
+		switch {
+		case b.err != nil:
+			return 0, b.err
+		case b.next == b.end:
+			return 0, io.EOF
+		case len(p) == 0:
+			return 0, nil
+		}
+		n, err := b.stream.Read(p[:min(int64(len(p)), b.end-b.next)])
+		if n > 0 {
+			b.next += int64(n)
+			b.breaks = 0
+			return n, nil // an error comes again with the next read
+		}
+		switch {
+		case err == nil:
+			return 0, nil
+		case err == io.EOF:
+			// The answer was complete, yet shorter than it said.
+			b.err = b.fail(blob.Damaged, fmt.Errorf("the body ended %d bytes early", b.end-b.next))
+		default:
+			b.err = b.resume(err)
+		}
+	}
+}
+
+// resume replaces the broken stream.
+func (b *body) resume(cause error) error {
+	if b.ctx.Err() != nil {
+		return fail(b.ctx, "ReadAt", b.name, cause)
+	}
+	if b.breaks == 0 {
+		b.broken = time.Now()
+	}
+	b.breaks++
+	wait := backoff(b.breaks)
+	if time.Since(b.broken)+wait > b.c.retryFor {
+		return fail(b.ctx, "ReadAt", b.name, cause)
+	}
+	b.c.log.Info("resuming a broken download", "name", b.name, "offset", b.next, "error", safe(cause))
+	if err := sleep(b.ctx, wait); err != nil {
+		return fail(b.ctx, "ReadAt", b.name, err)
+	}
+	b.stream.Close()
+	part, err := b.c.get(b.ctx, b.name, b.next, b.end-b.next, blob.Condition{IfMatch: b.etag})
+	if err != nil {
+		return err
+	}
+	b.stream = part.stream
+	if part.properties.ETag != b.etag || part.properties.Size != b.size || part.count != b.end-b.next {
+		return b.fail(blob.Damaged, errors.New("the rest is of another version, in spite of If-Match"))
+	}
+	return nil
+}
+
+func (b *body) fail(code blob.Code, err error) error {
+	return &blob.Error{Code: code, Op: "ReadAt", Name: b.name, Err: err}
+}
+
+// Close implements io.Closer. What was not read is not waited for.
+func (b *body) Close() error {
+	if b.err == nil {
+		b.err = b.fail(blob.Other, errors.New("the body is closed"))
+	}
+	return b.stream.Close()
+}
+
+// BlockList implements blob.Container.
+func (c *Container) BlockList(ctx context.Context, name string) (blob.BlockList, error) {
+	const op = "BlockList"
+	if err := checkName(op, name); err != nil {
+		return blob.BlockList{}, err
+	}
+	ctx, _ = withAttempts(ctx, op, name)
+	list, err := c.blockList(ctx, name)
+	return list, fail(ctx, op, name, err)
+}
+
+func headProperties(name string, r sdkblob.GetPropertiesResponse) blob.Properties {
+	return blob.Properties{
+		Name:      name,
+		ETag:      etag(r.ETag),
+		Size:      value(r.ContentLength),
+		Modified:  value(r.LastModified),
+		Created:   value(r.CreationTime),
+		Kind:      kind(r.BlobType),
+		Tier:      text(r.AccessTier),
+		VersionID: text(r.VersionID),
+		Metadata:  metadata(r.Metadata),
+		Headers: blob.Headers{
+			ContentType:        text(r.ContentType),
+			ContentEncoding:    text(r.ContentEncoding),
+			ContentLanguage:    text(r.ContentLanguage),
+			ContentDisposition: text(r.ContentDisposition),
+			CacheControl:       text(r.CacheControl),
+			ContentMD5:         r.ContentMD5,
+		},
+	}
+}
+
+// downloadProperties leaves Size to the caller: the response has that of the range.
+func downloadProperties(name string, r sdkblob.DownloadStreamResponse) blob.Properties {
+	sum := r.BlobContentMD5 // of the whole blob, in answers with a range
+	if sum == nil && r.ContentRange == nil {
+		sum = r.ContentMD5
+	}
+	return blob.Properties{
+		Name:      name,
+		ETag:      etag(r.ETag),
+		Modified:  value(r.LastModified),
+		Created:   value(r.CreationTime),
+		Kind:      kind(r.BlobType),
+		Tier:      text(r.AccessTier),
+		VersionID: text(r.VersionID),
+		Metadata:  metadata(r.Metadata),
+		Headers: blob.Headers{
+			ContentType:        text(r.ContentType),
+			ContentEncoding:    text(r.ContentEncoding),
+			ContentLanguage:    text(r.ContentLanguage),
+			ContentDisposition: text(r.ContentDisposition),
+			CacheControl:       text(r.CacheControl),
+			ContentMD5:         sum,
+		},
+	}
+}
+
+// text and value give the zero value for what the service did not say.
+func text[T ~string](p *T) string {
+	return string(value(p))
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// etag returns an ETag with its quotes. Headers have them, listings of the service do not.
+func etag(e *azcore.ETag) blob.ETag {
+	if e == nil || *e == "" {
+		return ""
+	}
+	if s := string(*e); !strings.HasPrefix(s, `"`) && !strings.HasPrefix(s, "W/") {
+		return blob.ETag(`"` + s + `"`)
+	}
+	return blob.ETag(*e)
+}
+
+func kind(t *sdkblob.BlobType) blob.Kind {
+	switch value(t) {
+	case sdkblob.BlobTypeAppendBlob:
+		return blob.AppendBlob
+	case sdkblob.BlobTypePageBlob:
+		return blob.PageBlob
+	}
+	return blob.BlockBlob
+}
+
+// metadata returns names in lower case: net/http writes header names its own way ("Hdi_isfolder").
+func metadata(m map[string]*string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[strings.ToLower(k)] = value(v)
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+package azure
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+)
+
+const (
+	firstDelay = 100 * time.Millisecond
+	maxDelay   = 10 * time.Second
+	// maxDamaged bounds the repetitions of an upload that the service found damaged: a bad network gets it
+	// right the next time, a body that changes while it is sent never does.
+	maxDamaged = 2
+)
+
+// attempts is what one operation remembers of its tries. It travels in the request's context.
+type attempts struct {
+	op, name string
+	began    time.Time
+	// doubtful is set when a try failed in a way that leaves open whether the service acted.
+	doubtful bool
+	damaged  int
+}
+
+type attemptsKey struct{}
+
+func withAttempts(ctx context.Context, op, name string) (context.Context, *attempts) {
+	a := &attempts{op: op, name: name, began: time.Now()}
+	return context.WithValue(ctx, attemptsKey{}, a), a
+}
+
+// retrier is the pipeline's policy that repeats a request until it succeeds, fails for good, or RetryFor is over.
+// Every request of this package is safe to repeat: reads by nature, writes because they say the whole new state.
+type retrier struct {
+	retryFor time.Duration
+	log      *slog.Logger
+}
+
+func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
+	ctx := req.Raw().Context()
+	a, ok := ctx.Value(attemptsKey{}).(*attempts)
+	if !ok {
+		a = &attempts{op: req.Raw().Method, began: time.Now()}
+	}
+	began := time.Now()
+	for try := 1; ; try++ {
+		if err := req.RewindBody(); err != nil {
+			return nil, err
+		}
+		resp, err := req.Clone(ctx).Next()
+		if !a.mayRepeat(resp, err) {
+			return resp, err
+		}
+		if ctx.Err() != nil {
+			drop(resp)
+			return nil, ctx.Err()
+		}
+		wait := max(backoff(try), retryAfter(resp))
+		if time.Since(began)+wait > r.retryFor {
+			return resp, err
+		}
+		r.report(ctx, a, try, wait, resp, err)
+		drop(resp)
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// mayRepeat judges one try, and notes what it leaves open.
+func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
+	if err != nil {
+		var final interface{ NonRetriable() }
+		var cert *tls.CertificateVerificationError
+		if errors.As(err, &final) || errors.As(err, &cert) {
+			return false
+		}
+		var dial *net.OpError
+		if !errors.As(err, &dial) || dial.Op != "dial" {
+			a.doubtful = true
+		}
+		return true
+	}
+	code := bloberror.Code(resp.Header.Get("x-ms-error-code"))
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests:
+		return true
+	case http.StatusServiceUnavailable:
+		// The service's own refusal happens before it acts; a proxy between may have lost an answer.
+		a.doubtful = a.doubtful || code != bloberror.ServerBusy
+		return true
+	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
+		a.doubtful = true
+		return true
+	}
+	if code == bloberror.MD5Mismatch || code == bloberror.CRC64Mismatch {
+		a.damaged++
+		return a.damaged <= maxDamaged
+	}
+	return false
+}
+
+func (r *retrier) report(ctx context.Context, a *attempts, try int, wait time.Duration, resp *http.Response, err error) {
+	attrs := []slog.Attr{slog.String("op", a.op), slog.String("name", a.name), slog.Int("try", try), slog.Duration("wait", wait)}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", safe(err)))
+	} else {
+		attrs = append(attrs, slog.Int("status", resp.StatusCode), slog.String("code", resp.Header.Get("x-ms-error-code")))
+	}
+	r.log.LogAttrs(ctx, slog.LevelInfo, "repeating a request", attrs...)
+}
+
+// backoff returns the time to wait after the try-th failure in a row: it doubles from firstDelay to maxDelay,
+// and is spread over its upper half so that requests that failed together do not return together.
+func backoff(try int) time.Duration {
+	d := maxDelay
+	if try < 8 {
+		d = min(firstDelay<<(try-1), maxDelay)
+	}
+	return d/2 + rand.N(d/2)
+}
+
+// retryAfter returns the wait that the service asks for, 0 for none. The service sends seconds; the header may
+// also hold a date.
+func retryAfter(resp *http.Response) time.Duration {
+	if resp == nil {
+		return 0
+	}
+	v := resp.Header.Get("Retry-After")
+	if s, err := strconv.Atoi(v); err == nil && s >= 0 && s < 1<<31 {
+		return time.Duration(s) * time.Second
+	}
+	if t, err := http.ParseTime(v); err == nil {
+		return max(0, time.Until(t))
+	}
+	return 0
+}
+
+func drop(resp *http.Response) {
+	if resp != nil && resp.Body != nil {
+		resp.Body.Close()
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

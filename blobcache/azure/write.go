@@ -1,0 +1,395 @@
+package azure
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
+	"github.com/minio/crc64nvme"
+
+	"blobmount/blobcache/blob"
+)
+
+// Upload implements blob.Container.
+func (c *Container) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (blob.Written, error) {
+	const op = "Upload"
+	if err := errors.Join(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata), checkSize(op, name, size, blob.MaxUploadSize)); err != nil {
+		return blob.Written{}, err
+	}
+	ctx, tries := withAttempts(ctx, op, name)
+	in := &upload{source: body, size: size}
+	sum, err := in.checksum(ctx)
+	if err != nil {
+		return blob.Written{}, fail(ctx, op, name, err)
+	}
+	r, err := c.client.NewBlockBlobClient(name).Upload(ctx, in, &blockblob.UploadOptions{
+		HTTPHeaders:             httpHeaders(o.Headers),
+		Metadata:                sdkMetadata(o.Metadata),
+		Tier:                    tier(o.Tier),
+		AccessConditions:        accessConditions(o.Condition),
+		TransactionalValidation: validation(size, sum),
+	})
+	if err != nil {
+		if w, ok := c.recognise(ctx, tries, o, err, c.holdsUpload(name, size, sum)); ok {
+			return w, nil
+		}
+		return blob.Written{}, failWrite(ctx, op, name, o.Condition, err)
+	}
+	if err := checkEcho(op, name, r.ContentCRC64, sum); err != nil {
+		return blob.Written{}, err
+	}
+	return written(r.ETag, r.LastModified), nil
+}
+
+// StageBlock implements blob.Container.
+func (c *Container) StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error {
+	const op = "StageBlock"
+	if err := errors.Join(checkName(op, name), checkSize(op, name, size, blob.MaxBlockSize)); err != nil {
+		return err
+	}
+	ctx, _ = withAttempts(ctx, op, name)
+	in := &upload{source: body, size: size}
+	sum, err := in.checksum(ctx)
+	if err != nil {
+		return fail(ctx, op, name, err)
+	}
+	r, err := c.client.NewBlockBlobClient(name).StageBlock(ctx, encodeID(id), in, &blockblob.StageBlockOptions{
+		TransactionalValidation: validation(size, sum),
+	})
+	if err != nil {
+		return fail(ctx, op, name, err)
+	}
+	return checkEcho(op, name, r.ContentCRC64, sum)
+}
+
+// CommitBlockList implements blob.Container.
+func (c *Container) CommitBlockList(ctx context.Context, name string, ids []string, o blob.WriteOptions) (blob.Written, error) {
+	const op = "CommitBlockList"
+	if err := errors.Join(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata)); err != nil {
+		return blob.Written{}, err
+	}
+	if len(ids) > blob.MaxBlocks {
+		return blob.Written{}, &blob.Error{Code: blob.TooLarge, Op: op, Name: name, Err: fmt.Errorf("%d blocks, the service takes %d", len(ids), blob.MaxBlocks)}
+	}
+	ctx, tries := withAttempts(ctx, op, name)
+	encoded := make([]string, len(ids))
+	for i, id := range ids {
+		encoded[i] = encodeID(id)
+	}
+	// The SDK names every block as Latest: uncommitted first, then committed, as the contract says.
+	r, err := c.client.NewBlockBlobClient(name).CommitBlockList(ctx, encoded, &blockblob.CommitBlockListOptions{
+		HTTPHeaders:      httpHeaders(o.Headers),
+		Metadata:         sdkMetadata(o.Metadata),
+		Tier:             tier(o.Tier),
+		AccessConditions: accessConditions(o.Condition),
+	})
+	if err != nil {
+		if w, ok := c.recognise(ctx, tries, o, err, c.holdsBlocks(name, ids)); ok {
+			return w, nil
+		}
+		return blob.Written{}, failWrite(ctx, op, name, o.Condition, err)
+	}
+	return written(r.ETag, r.LastModified), nil
+}
+
+// Copy implements blob.Container. Inside one account the service completes most copies before it answers; what
+// it does not is waited for, until ctx is done.
+func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
+	const op = "Copy"
+	if err := errors.Join(checkName(op, dst), checkName(op, src), checkOptions(op, dst, blob.Headers{}, o.Metadata)); err != nil {
+		return blob.Written{}, err
+	}
+	ctx, _ = withAttempts(ctx, op, dst)
+	source := c.URL(src)
+	if c.sas != "" {
+		source += "?" + c.sas
+	}
+	options := &sdkblob.StartCopyFromURLOptions{Metadata: sdkMetadata(o.Metadata), AccessConditions: accessConditions(o.Condition)}
+	if o.Source != (blob.Condition{}) {
+		options.SourceModifiedAccessConditions = &sdkblob.SourceModifiedAccessConditions{
+			SourceIfMatch: etagPointer(o.Source.IfMatch), SourceIfNoneMatch: etagPointer(o.Source.IfNoneMatch),
+		}
+	}
+	client := c.client.NewBlobClient(dst)
+	r, err := client.StartCopyFromURL(ctx, source, options)
+	if err != nil {
+		return blob.Written{}, failWrite(ctx, op, dst, o.Condition, err)
+	}
+	w, status, id := written(r.ETag, r.LastModified), value(r.CopyStatus), text(r.CopyID)
+	for poll := 1; status == sdkblob.CopyStatusTypePending; poll++ {
+		if err := sleep(ctx, backoff(poll)); err != nil {
+			return blob.Written{}, fail(ctx, op, dst, err)
+		}
+		p, err := client.GetProperties(ctx, nil)
+		if err != nil {
+			return blob.Written{}, fail(ctx, op, dst, err)
+		}
+		if text(p.CopyID) != id {
+			return blob.Written{}, &blob.Error{Code: blob.ConditionNotMet, Op: op, Name: dst, Err: errors.New("the destination was replaced while it was copied to")}
+		}
+		w, status = written(p.ETag, p.LastModified), value(p.CopyStatus)
+	}
+	if status != sdkblob.CopyStatusTypeSuccess {
+		return blob.Written{}, &blob.Error{Code: blob.Other, Op: op, Name: dst, Err: fmt.Errorf("the copy ended with status %q", status)}
+	}
+	if o.Metadata != nil && len(o.Metadata) == 0 {
+		// Copy Blob takes "no metadata" for "the source's".
+		return c.SetMetadata(ctx, dst, nil, blob.Condition{IfMatch: w.ETag})
+	}
+	return w, nil
+}
+
+// SetMetadata implements blob.Container.
+func (c *Container) SetMetadata(ctx context.Context, name string, m map[string]string, cond blob.Condition) (blob.Written, error) {
+	const op = "SetMetadata"
+	if err := errors.Join(checkName(op, name), checkOptions(op, name, blob.Headers{}, m)); err != nil {
+		return blob.Written{}, err
+	}
+	ctx, _ = withAttempts(ctx, op, name)
+	r, err := c.client.NewBlobClient(name).SetMetadata(ctx, sdkMetadata(m), &sdkblob.SetMetadataOptions{AccessConditions: accessConditions(cond)})
+	if err != nil {
+		return blob.Written{}, fail(ctx, op, name, err)
+	}
+	return written(r.ETag, r.LastModified), nil
+}
+
+// Delete implements blob.Container.
+func (c *Container) Delete(ctx context.Context, name string, cond blob.Condition) error {
+	const op = "Delete"
+	if err := checkName(op, name); err != nil {
+		return err
+	}
+	ctx, tries := withAttempts(ctx, op, name)
+	_, err := c.client.NewBlobClient(name).Delete(ctx, &sdkblob.DeleteOptions{
+		DeleteSnapshots:  new(sdkblob.DeleteSnapshotsOptionTypeInclude),
+		AccessConditions: accessConditions(cond),
+	})
+	err = fail(ctx, op, name, err)
+	if tries.doubtful && blob.Is(err, blob.NotFound) {
+		return nil // an earlier try deleted it, and its answer was lost
+	}
+	return err
+}
+
+// blockList returns the SDK's error.
+func (c *Container) blockList(ctx context.Context, name string) (blob.BlockList, error) {
+	r, err := c.client.NewBlockBlobClient(name).GetBlockList(ctx, blockblob.BlockListTypeAll, nil)
+	if err != nil {
+		return blob.BlockList{}, err
+	}
+	var list blob.BlockList
+	if list.Committed, err = blocks(r.CommittedBlocks); err != nil {
+		return blob.BlockList{}, err
+	}
+	if list.Uncommitted, err = blocks(r.UncommittedBlocks); err != nil {
+		return blob.BlockList{}, err
+	}
+	list.ETag = etag(r.ETag)
+	return list, nil
+}
+
+func blocks(in []*blockblob.Block) ([]blob.Block, error) {
+	if len(in) == 0 {
+		return nil, nil
+	}
+	out := make([]blob.Block, len(in))
+	for i, b := range in {
+		id, err := base64.StdEncoding.DecodeString(text(b.Name))
+		if err != nil {
+			return nil, fmt.Errorf("block id %q is not base64", text(b.Name))
+		}
+		out[i] = blob.Block{ID: string(id), Size: value(b.Size)}
+	}
+	return out, nil
+}
+
+func encodeID(id string) string { return base64.StdEncoding.EncodeToString([]byte(id)) }
+
+func written(e *azcore.ETag, modified *time.Time) blob.Written {
+	return blob.Written{ETag: etag(e), Modified: value(modified)}
+}
+
+// upload is the body of a request: the first size bytes of the source. It is not for parallel use; the pipeline
+// sees to that (see gate).
+type upload struct {
+	source io.ReadSeeker
+	size   int64
+	pos    int64
+	placed bool // the source stands at pos
+}
+
+var _ io.ReadSeekCloser = (*upload)(nil)
+
+func (u *upload) Read(p []byte) (int, error) {
+	if u.pos >= u.size {
+		return 0, io.EOF
+	}
+	if !u.placed {
+		if _, err := u.source.Seek(u.pos, io.SeekStart); err != nil {
+			return 0, &bodyError{err}
+		}
+		u.placed = true
+	}
+	n, err := u.source.Read(p[:min(int64(len(p)), u.size-u.pos)])
+	u.pos += int64(n)
+	switch {
+	case err == nil || n > 0: // an error comes again with the next read
+		return n, nil
+	case err == io.EOF:
+		return 0, &bodyError{fmt.Errorf("it ends after %d of %d bytes", u.pos, u.size)}
+	default:
+		return 0, &bodyError{err}
+	}
+}
+
+func (u *upload) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += u.pos
+	case io.SeekEnd:
+		offset += u.size
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the start")
+	}
+	u.pos, u.placed = offset, false
+	return offset, nil
+}
+
+// Close does nothing: the source is the caller's.
+func (u *upload) Close() error { return nil }
+
+var checksumBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+// checksum reads the body once and returns its CRC-64 as the service computes it: polynomial 0x9A6C9329AC4BC9B5,
+// which is CRC-64/NVME. The service refuses an upload whose bytes do not match.
+//
+// It is this checksum and not Content-MD5 for its cost. Figures for 8 MiB in memory on one core of a Xeon:
+// crc64nvme 16 GiB/s through a buffer, hash/crc64 1.4 GiB/s, crypto/md5 0.6 GiB/s, which is below what a fast
+// network takes. The SDK's own TransferValidationTypeComputeCRC64 uses hash/crc64 and copies the body to memory.
+func (u *upload) checksum(ctx context.Context) (uint64, error) {
+	buf := checksumBuffers.Get().(*[256 << 10]byte)
+	defer checksumBuffers.Put(buf)
+	h := crc64nvme.New()
+	for {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		n, err := u.Read(buf[:])
+		h.Write(buf[:n])
+		if err == io.EOF {
+			_, err = u.Seek(0, io.SeekStart)
+			return h.Sum64(), err
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// validation sends the checksum along. An empty body has nothing to protect.
+func validation(size int64, sum uint64) sdkblob.TransferValidationType {
+	if size == 0 {
+		return nil
+	}
+	return sdkblob.TransferValidationTypeCRC64(sum)
+}
+
+// checkEcho compares the checksum that the service says it stored, if it says one, with what was sent. It guards
+// against a client that skipped the validation without an error, as older SDKs did.
+func checkEcho(op, name string, echo []byte, sum uint64) error {
+	if len(echo) != 8 || binary.LittleEndian.Uint64(echo) == sum {
+		return nil
+	}
+	return &blob.Error{Code: blob.Damaged, Op: op, Name: name, Err: errors.New("the service stored something else than was sent")}
+}
+
+func checkSize(op, name string, size, limit int64) error {
+	if size > limit {
+		return &blob.Error{Code: blob.TooLarge, Op: op, Name: name, Err: fmt.Errorf("%d bytes, the service takes %d", size, limit)}
+	}
+	if size < 0 {
+		return &blob.Error{Code: blob.Other, Op: op, Name: name, Err: fmt.Errorf("size %d", size)}
+	}
+	return nil
+}
+
+// checkOptions refuses what a HTTP header cannot carry, or would carry changed: such a request fails on the way
+// out, looks like a broken connection, and would be repeated. The rules for metadata are those of "Setting and
+// retrieving properties and metadata for Blob service resources".
+func checkOptions(op, name string, h blob.Headers, m map[string]string) error {
+	refuse := func(format string, args ...any) error {
+		return &blob.Error{Code: blob.Other, Op: op, Name: name, Err: fmt.Errorf(format, args...)}
+	}
+	for k, v := range m {
+		if !identifier(k) {
+			return refuse("metadata name %q is no identifier of ASCII letters, digits and _", k)
+		}
+		if !headerValue(v) {
+			return refuse("the value of metadata %q cannot be a HTTP header: printable ASCII without space at the ends", k)
+		}
+	}
+	for _, v := range []string{h.ContentType, h.ContentEncoding, h.ContentLanguage, h.ContentDisposition, h.CacheControl} {
+		if !headerValue(v) {
+			return refuse("header value %q: must be printable ASCII without space at the ends", v)
+		}
+	}
+	return nil
+}
+
+func identifier(s string) bool {
+	for i := range len(s) {
+		c := s[i] | 0x20
+		if s[i] != '_' && (c < 'a' || c > 'z') && (i == 0 || s[i] < '0' || s[i] > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func headerValue(s string) bool {
+	for i := range len(s) {
+		if s[i] != '\t' && (s[i] < ' ' || s[i] > '~') {
+			return false
+		}
+	}
+	return s == strings.Trim(s, " \t")
+}
+
+func httpHeaders(h blob.Headers) *sdkblob.HTTPHeaders {
+	return &sdkblob.HTTPHeaders{
+		BlobContentType:        optional(h.ContentType),
+		BlobContentEncoding:    optional(h.ContentEncoding),
+		BlobContentLanguage:    optional(h.ContentLanguage),
+		BlobContentDisposition: optional(h.ContentDisposition),
+		BlobCacheControl:       optional(h.CacheControl),
+		BlobContentMD5:         h.ContentMD5,
+	}
+}
+
+func sdkMetadata(m map[string]string) map[string]*string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make(map[string]*string, len(m))
+	for k, v := range m {
+		out[k] = &v
+	}
+	return out
+}
+
+func tier(s string) *sdkblob.AccessTier {
+	if s == "" {
+		return nil
+	}
+	return new(sdkblob.AccessTier(s))
+}

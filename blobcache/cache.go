@@ -1,0 +1,278 @@
+package blobcache
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache/blob"
+)
+
+// Config says how much a cache may use. All sizes are bytes.
+type Config struct {
+	// Dir is made if it is not there. It may be shared by any number of processes on this machine.
+	Dir string
+	// Size bounds the disk space of cached data. Staged data counts, but is never refused because of it.
+	Size int64
+	// Memory bounds all buffers; at least MinMemory.
+	Memory int64
+	// BlockSize is the size of the blocks that large files are uploaded in.
+	BlockSize int64
+	// Connections bounds the requests for data that are under way at once, up and down separately. 0 means 64.
+	Connections int
+	// Stamp, if not nil, puts the time at which a file was last changed into the metadata that a commit sends.
+	Stamp func(metadata map[string]string, modified time.Time)
+	Log   *slog.Logger
+}
+
+// The least that a cache can work with: a fetch and an upload of one block at a time, for a few readers.
+const (
+	MinMemory    = 32 << 20
+	MinBlockSize = 64 << 10
+)
+
+// Cache is an open cache directory. All methods may be called in parallel.
+type Cache struct {
+	dir       string
+	staging   string // this process's part of it, locked
+	lock      *os.File
+	log       *slog.Logger
+	stamp     func(map[string]string, time.Time)
+	blockSize int64
+	small     int64 // blobs of up to this many bytes are one unit
+	whole     int64 // blobs of up to this many bytes are fetched at once
+	window    int64 // read-ahead, bytes
+	piece     int64 // largest ranged request, bytes
+	now       func() time.Time
+
+	ctx    context.Context // ends at Close
+	cancel context.CancelFunc
+
+	budget    budget
+	residents residents
+	space     *space
+	downloads semaphore
+	uploads   semaphore
+	evicted   atomic.Int64
+	// background counts the uploads ahead of a commit, for Close.
+	background sync.WaitGroup
+
+	mu       sync.Mutex         // guards what is below
+	versions map[key]*version   // open ones
+	files    map[*File]struct{} // dirty ones
+	closed   bool
+
+	checkedMu sync.Mutex     // guards checked
+	checked   map[key]uint64 // complete versions whose checksums were compared, and their inode numbers
+}
+
+// Open opens a cache directory. Its error is one line that says what to change.
+func Open(cfg Config) (*Cache, error) {
+	if cfg.Memory < MinMemory {
+		return nil, fmt.Errorf("memory of %d bytes is too little: give at least %d", cfg.Memory, int64(MinMemory))
+	}
+	if cfg.BlockSize < MinBlockSize || cfg.BlockSize > blob.MaxBlockSize || cfg.BlockSize%grain != 0 {
+		return nil, fmt.Errorf("block size of %d bytes: give a multiple of %d from %d to %d",
+			cfg.BlockSize, grain, int64(MinBlockSize), int64(blob.MaxBlockSize))
+	}
+	if cfg.Size <= 0 {
+		return nil, fmt.Errorf("cache size of %d bytes: give a positive size", cfg.Size)
+	}
+	if err := checkDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 64
+	}
+	c := &Cache{
+		dir: cfg.Dir, log: cfg.Log, stamp: cfg.Stamp, blockSize: cfg.BlockSize, now: time.Now,
+		versions: map[key]*version{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
+		downloads: make(semaphore, cfg.Connections), uploads: make(semaphore, cfg.Connections),
+		// A whole request of 4 MiB at 60 MiB a second takes 67 ms, so 10 ms until its first byte cost 13 %; more
+		// would only make the pipeline coarser.
+		piece: 4 << 20, whole: sumMax,
+		// Half of the memory for one reader leaves room for a second one to start.
+		window: min(64<<20, cfg.Memory/2),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.budget.limit = cfg.Memory
+	c.budget.reclaim = c.residents.reclaim
+	c.residents.list.Init()
+	if err := os.MkdirAll(filepath.Join(cfg.Dir, "v1"), 0o700); err != nil {
+		return nil, fmt.Errorf("cache directory: %w", err)
+	}
+	if sumsWork(cfg.Dir) {
+		c.small = sumMax
+	}
+	var err error
+	if c.space, err = openSpace(cfg.Dir, cfg.Size, cfg.Log); err != nil {
+		return nil, fmt.Errorf("cache directory: %w", err)
+	}
+	c.space.evict = c.evict
+	if err := c.openStaging(); err != nil {
+		c.space.close()
+		return nil, fmt.Errorf("cache directory: %w", err)
+	}
+	return c, nil
+}
+
+// openStaging makes this process's staging directory. The lock tells other processes that its owner lives.
+func (c *Cache) openStaging() error {
+	c.staging = filepath.Join(c.dir, "staging", fmt.Sprintf("%d-%s", os.Getpid(), rand.Text()[:8]))
+	if err := os.MkdirAll(c.staging, 0o700); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(c.staging, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	c.lock = lock
+	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// Close commits what is dirty, within the bound of ctx, and closes the cache. Its error says what could not be
+// committed; those bytes stay in the staging directory.
+func (c *Cache) Close(ctx context.Context) error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	var dirty []*File
+	for f := range c.files {
+		dirty = append(dirty, f)
+	}
+	c.mu.Unlock()
+	var errs []error
+	for _, f := range dirty {
+		if err := f.Commit(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%q is not saved in the service, its bytes are in %s: %w", f.Name(), f.stagingPath(), err))
+		}
+	}
+	c.cancel()
+	c.background.Wait()
+	c.space.close()
+	_ = c.lock.Close()
+	if len(errs) == 0 {
+		_ = os.RemoveAll(c.staging) // nothing in it but the lock
+	}
+	c.budget.close()
+	return errors.Join(errs...)
+}
+
+// open returns the version, shared with everybody who has it open. release ends the use.
+func (c *Cache) open(src source, size int64) *version {
+	k := keyOf(src.cont.URL(src.name), src.etag)
+	c.mu.Lock()
+	v := c.versions[k]
+	if v != nil {
+		v.refs++
+		c.mu.Unlock()
+		return v
+	}
+	v = c.newVersion(k, src, size)
+	c.versions[k] = v
+	v.mu.Lock() // whoever finds it now waits until it is loaded
+	c.mu.Unlock()
+	v.load()
+	v.mu.Unlock()
+	return v
+}
+
+func (c *Cache) release(v *version) {
+	c.mu.Lock()
+	v.refs--
+	last := v.refs == 0
+	if last && c.versions[v.key] == v {
+		delete(c.versions, v.key)
+	}
+	c.mu.Unlock()
+	if last {
+		v.closed()
+	}
+}
+
+// Moved tells that a blob's content now goes by another name or ETag, as after a server-side copy or a change of
+// metadata. What is cached follows.
+func (c *Cache) Moved(from, to blob.Container, oldName string, oldETag blob.ETag, newName string, newETag blob.ETag) {
+	oldKey, newKey := keyOf(from.URL(oldName), oldETag), keyOf(to.URL(newName), newETag)
+	oldBase, newBase := oldKey.path(c.dir), newKey.path(c.dir)
+	c.mu.Lock()
+	v := c.versions[oldKey]
+	if v != nil {
+		v.mu.Lock()
+	}
+	for _, ext := range []string{extMap, extPart, extBlob} {
+		if err := os.Rename(oldBase+ext, newBase+ext); errors.Is(err, os.ErrNotExist) {
+			if unix.Access(oldBase+ext, unix.F_OK) != nil {
+				continue // nothing cached under that extension
+			}
+			// The directory is missing, not the file.
+			if os.MkdirAll(filepath.Dir(newBase), 0o700) == nil {
+				_ = os.Rename(oldBase+ext, newBase+ext) // else it is fetched again
+			}
+		}
+	}
+	if v != nil {
+		delete(c.versions, oldKey)
+		v.key, v.src = newKey, source{to, newName, newETag}
+		if c.versions[newKey] == nil {
+			c.versions[newKey] = v
+		}
+		v.mu.Unlock()
+	}
+	c.mu.Unlock()
+	c.checkedMu.Lock()
+	if ino, ok := c.checked[oldKey]; ok {
+		c.checked[newKey] = ino
+		delete(c.checked, oldKey)
+	}
+	c.checkedMu.Unlock()
+}
+
+// maxChecked bounds the memory of checked versions: 24 bytes each, 3 MiB with the map's own.
+const maxChecked = 1 << 16
+
+// setChecked remembers that a complete version was found good, so that it is not read twice for its checksums.
+func (c *Cache) setChecked(k key, f *os.File) {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return
+	}
+	c.checkedMu.Lock()
+	defer c.checkedMu.Unlock()
+	if len(c.checked) >= maxChecked {
+		for other := range c.checked { // any one
+			delete(c.checked, other)
+			break
+		}
+	}
+	c.checked[k] = st.Ino
+}
+
+func (c *Cache) wasChecked(k key, f *os.File) bool {
+	c.checkedMu.Lock()
+	ino, ok := c.checked[k]
+	c.checkedMu.Unlock()
+	var st unix.Stat_t
+	return ok && unix.Fstat(int(f.Fd()), &st) == nil && st.Ino == ino
+}
+
+// Cached returns how many bytes of a version are on the local disk.
+func (c *Cache) Cached(cont blob.Container, p blob.Properties) int64 {
+	v := c.open(source{cont, p.Name, p.ETag}, p.Size)
+	defer c.release(v)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return min(int64(v.p.have.ones)*v.p.unit, v.size)
+}

@@ -1,0 +1,299 @@
+package blobcache
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache/blob"
+)
+
+// grain is the unit in which presence and checksums are recorded. 64 KiB is 16 times the smallest read, so that
+// random 4 KiB reads fetch at most 16 times what they ask, and the map of a 10 GiB blob is 800 KiB.
+const grain = 64 << 10
+
+// castagnoli is the polynomial for which processors have an instruction.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// key names a version on disk: a hash of everything that tells versions apart.
+type key [16]byte
+
+func keyOf(url string, etag blob.ETag) key {
+	h := sha256.New()
+	h.Write([]byte(url))
+	h.Write([]byte{0})
+	h.Write([]byte(etag))
+	return key(h.Sum(nil)[:16])
+}
+
+// path returns the path without its extension.
+func (k key) path(dir string) string {
+	x := hex.EncodeToString(k[:])
+	return filepath.Join(dir, "v1", x[:2], x[2:4], x[4:])
+}
+
+// The extensions of a version's files.
+const (
+	extBlob = ".blob"
+	extPart = ".part"
+	extMap  = ".map"
+)
+
+// The map of a version: a header, the presence bitmap, the checksums. All numbers are little-endian.
+//
+//	0   8  magic "blobmap1"
+//	8   8  size of the blob in bytes
+//	16  4  CRC-32C of the first 16 bytes
+//	20  4  reserved, zero
+//	24     bitmap, one bit a grain, padded to 4 bytes
+//	..     CRC-32C of each grain, 4 bytes each, valid where the bit is set
+const (
+	mapMagic  = "blobmap1"
+	mapHeader = 24
+)
+
+func bitmapBytes(n int) int { return (n + 31) / 32 * 4 }
+
+// mapSize returns the length of the map file of n units in bytes.
+func mapSize(n int) int64 { return int64(mapHeader + bitmapBytes(n) + 4*n) }
+
+// files are the open files of one version. The zero value has none. It is not safe for parallel use.
+type files struct {
+	data     *os.File
+	maps     *os.File // nil for a complete version whose checksums are loaded
+	complete bool
+}
+
+func (f *files) close() {
+	for _, x := range []*os.File{f.data, f.maps} {
+		if x != nil {
+			_ = x.Close() // nothing that is not also checksummed can be lost
+		}
+	}
+	*f = files{}
+}
+
+// presence says which units of a version are on disk, and the checksum of each. A unit is a grain, or the whole
+// blob if that is small.
+type presence struct {
+	unit int64 // bytes
+	have bitmap
+	sums []uint32
+}
+
+// newPresence returns the empty presence of a blob of this size. Blobs of up to small bytes are one unit.
+func newPresence(size, small int64) presence {
+	p := presence{unit: grain}
+	if size <= small {
+		p.unit = small
+	}
+	n := int((size + p.unit - 1) / p.unit)
+	p.have = newBitmap(n)
+	p.sums = make([]uint32, n)
+	return p
+}
+
+// single reports whether the blob is one unit whose checksum is kept in an extended attribute.
+func (p *presence) single() bool { return p.unit != grain }
+
+// openFiles opens what the disk has of a version. Without anything it returns no files and no error.
+// What cannot be trusted is removed.
+func openFiles(base string, size, small int64) (files, presence, error) {
+	p := newPresence(size, small)
+	for _, ext := range []string{extBlob, extPart} {
+		data, err := os.OpenFile(base+ext, os.O_RDWR, 0)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return files{}, p, err
+		}
+		f := files{data: data, complete: ext == extBlob}
+		if err := f.load(base, size, &p); err != nil {
+			f.close()
+			removeFiles(base)
+			return files{}, newPresence(size, small), nil
+		}
+		return f, p, nil
+	}
+	return files{}, p, nil
+}
+
+// load reads the map and checks that it belongs to a file of this size.
+func (f *files) load(base string, size int64, p *presence) error {
+	st, err := f.data.Stat()
+	if err != nil {
+		return err
+	}
+	if f.complete && st.Size() != size || st.Size() > size {
+		return fmt.Errorf("cached file is %d bytes, the blob %d", st.Size(), size)
+	}
+	if p.single() {
+		if !f.complete {
+			return errors.New("a small version is never kept in part")
+		}
+		sum, err := readSum(f.data, size)
+		if err != nil {
+			return err
+		}
+		p.have.setAll()
+		p.sums[0] = sum
+		return nil
+	}
+	maps, err := os.OpenFile(base+extMap, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	f.maps = maps
+	raw := make([]byte, mapSize(p.have.n))
+	if _, err := io.ReadFull(io.NewSectionReader(maps, 0, int64(len(raw))), raw); err != nil {
+		return err
+	}
+	if string(raw[:8]) != mapMagic || int64(binary.LittleEndian.Uint64(raw[8:])) != size ||
+		binary.LittleEndian.Uint32(raw[16:]) != crc32.Checksum(raw[:16], castagnoli) {
+		return errors.New("map does not belong to this version")
+	}
+	p.have.load(raw[mapHeader:])
+	for i := range p.sums {
+		p.sums[i] = binary.LittleEndian.Uint32(raw[mapHeader+bitmapBytes(p.have.n)+4*i:])
+	}
+	if f.complete && !p.have.full() {
+		return errors.New("map of a complete version has gaps")
+	}
+	return nil
+}
+
+// create makes the files of a version of which nothing is there yet.
+func (f *files) create(base string) error {
+	if err := os.MkdirAll(filepath.Dir(base), 0o700); err != nil {
+		return err
+	}
+	data, err := os.OpenFile(base+extPart, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	*f = files{data: data}
+	return nil
+}
+
+// createMap makes the map file. The whole length is reserved, so that later writes are in place.
+func (f *files) createMap(base string, size int64, n int) error {
+	maps, err := os.OpenFile(base+extMap, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	f.maps = maps
+	head := make([]byte, mapHeader)
+	copy(head, mapMagic)
+	binary.LittleEndian.PutUint64(head[8:], uint64(size))
+	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(head[:16], castagnoli))
+	if err := maps.Truncate(mapSize(n)); err != nil {
+		return err
+	}
+	_, err = maps.WriteAt(head, 0)
+	return err
+}
+
+// saveMap writes the checksums and then the bits of grains [from, to).
+func (f *files) saveMap(p *presence, from, to int) error {
+	sums := make([]byte, 4*(to-from))
+	for i := from; i < to; i++ {
+		binary.LittleEndian.PutUint32(sums[4*(i-from):], p.sums[i])
+	}
+	if _, err := f.maps.WriteAt(sums, int64(mapHeader+bitmapBytes(p.have.n)+4*from)); err != nil {
+		return err
+	}
+	first, last := from/8, (to-1)/8
+	bits := make([]byte, last-first+1)
+	for i := range bits {
+		bits[i] = p.have.byteAt(first + i)
+	}
+	_, err := f.maps.WriteAt(bits, int64(mapHeader+first))
+	return err
+}
+
+// sumsWork reports whether the file system below dir keeps extended attributes; without them every version has a map.
+func sumsWork(dir string) bool {
+	f, err := os.CreateTemp(dir, "probe")
+	if err != nil {
+		return false
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	return writeSum(f, 0, 0) == nil
+}
+
+// publish gives the filled data file its final name. The name is linked to the very file that was filled:
+// another process may have evicted our .part and begun its own under the same name.
+func (f *files) publish(base string, size int64, p *presence) error {
+	if p.single() {
+		if err := writeSum(f.data, size, p.sums[0]); err != nil {
+			return err
+		}
+	}
+	if err := f.data.Truncate(size); err != nil {
+		return err
+	}
+	err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.data.Fd()), unix.AT_FDCWD, base+extBlob,
+		unix.AT_SYMLINK_FOLLOW)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if err == nil {
+		f.complete = true
+	}
+	var ours, named unix.Stat_t
+	if unix.Fstat(int(f.data.Fd()), &ours) == nil && unix.Stat(base+extPart, &named) == nil && ours.Ino == named.Ino {
+		_ = os.Remove(base + extPart) // a second name for the same bytes costs nothing
+	}
+	return nil
+}
+
+// removeFiles unlinks a version and returns how many bytes it held. Open files stay readable.
+func removeFiles(base string) int64 {
+	var freed int64
+	for _, ext := range []string{extBlob, extPart, extMap} {
+		var st unix.Stat_t
+		if unix.Stat(base+ext, &st) != nil {
+			continue
+		}
+		if os.Remove(base+ext) == nil && st.Nlink == 1 {
+			freed += st.Blocks * 512
+		}
+	}
+	return freed
+}
+
+// A version of up to sumMax bytes is one unit: it is fetched and kept whole, and its checksum is in an extended
+// attribute of the data file. A map file would double the number of files in a cache of small blobs.
+const (
+	sumMax  = 1 << 20
+	sumAttr = "user.blobmount"
+)
+
+func writeSum(f *os.File, size int64, sum uint32) error {
+	var v [12]byte
+	binary.LittleEndian.PutUint64(v[:], uint64(size))
+	binary.LittleEndian.PutUint32(v[8:], sum)
+	return unix.Fsetxattr(int(f.Fd()), sumAttr, v[:], 0)
+}
+
+func readSum(f *os.File, size int64) (uint32, error) {
+	var v [16]byte
+	n, err := unix.Fgetxattr(int(f.Fd()), sumAttr, v[:])
+	if err != nil {
+		return 0, err
+	}
+	if n != 12 || int64(binary.LittleEndian.Uint64(v[:])) != size {
+		return 0, errors.New("checksum does not belong to this version")
+	}
+	return binary.LittleEndian.Uint32(v[8:]), nil
+}

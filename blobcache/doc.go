@@ -1,0 +1,29 @@
+// Package blobcache keeps versions of blobs on the local disk and in memory, reads ahead, and stages what
+// programs write until the service has it.
+//
+// # Terms
+//
+// A version is one content of one blob: (container URL, blob name, ETag). Its bytes never change, so cached bytes
+// never become wrong, they are only evicted. A grain is the unit in which presence is recorded, 64 KiB. A fetch is
+// one ranged request; its bytes are in memory while they arrive and until the budget needs the space. A File is
+// one blob opened through the cache: a version to read from and, once it was written to, a staging file over it.
+//
+// # On disk
+//
+//	DIR/format                      "blobmount cache 1"
+//	DIR/usage                       bytes in use, shared by all processes (a mapped counter)
+//	DIR/v1/ab/cd/<28 hex>.blob      a complete version at its natural offsets
+//	DIR/v1/ab/cd/<28 hex>.part      an incomplete one, sparse
+//	DIR/v1/ab/cd/<28 hex>.map       which grains of it are there, and the CRC-32C of each
+//	DIR/staging/<pid>-<random>/     one process's staging files
+//
+// The directory is its own index: whether a version is cached is answered by opening its path. Nothing is scanned
+// when a cache is opened, and several processes may use one directory: bytes are written before the bit that says
+// so, completion is published by a link to the very file that was filled, and eviction only ever unlinks.
+//
+// # Lock order
+//
+// File.commit, then File.mu, then Cache.mu, then version.mu, then fetch.mu, then residents.mu, then budget.mu and
+// space.mu. No lock is held over a request to the service, but for File.commit, which orders the commits of one
+// file.
+package blobcache

@@ -1,0 +1,174 @@
+package blobcache
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// space accounts for the disk space of the cache directory. The counter is a mapped file, so that all processes
+// that use the directory see one number, and it survives a crash of any of them. All methods may be called in
+// parallel.
+type space struct {
+	dir   string
+	limit int64 // bytes
+	// reserveFree is how much of the file system is left to others.
+	reserveFree int64
+	log         *slog.Logger
+
+	used *int64 // shared with other processes, atomic
+	mem  []byte
+
+	// evict makes room for n bytes and reports whether it found any.
+	evict func(n int64) bool
+
+	mu       sync.Mutex // guards what is below, and makes eviction one at a time
+	grant    int64      // bytes that may still be written before the file system is asked again
+	complain bool       // whether the log has been told that the cache is full
+}
+
+func openSpace(dir string, limit int64, log *slog.Logger) (*space, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "usage"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := f.Truncate(8); err != nil {
+		return nil, err
+	}
+	mem, err := unix.Mmap(int(f.Fd()), 0, 8, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
+	}
+	s := &space{dir: dir, limit: limit, log: log, mem: mem, used: (*int64)(unsafe.Pointer(&mem[0])), complain: true}
+	// 1 % of the disk, at most 1 GiB and at least 64 MiB, stay free: a full disk hurts everybody on the machine.
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return nil, err
+	}
+	s.reserveFree = min(1<<30, max(64<<20, int64(st.Blocks)*st.Bsize/100))
+	return s, nil
+}
+
+func (s *space) close() { _ = unix.Munmap(s.mem) }
+
+// inUse returns the bytes in use by versions and staging.
+func (s *space) inUse() int64 { return atomic.LoadInt64(s.used) }
+
+// reserve takes n bytes for cached data, evicting if need be. It reports whether they are to be had.
+func (s *space) reserve(n int64) bool {
+	n = roundBlock(n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.inUse()+n > s.limit || !s.diskHas(n) {
+		if !s.evict(n) {
+			if s.complain {
+				s.complain = false
+				s.log.Warn("cache is full of files in use, reading goes on without caching",
+					"bytes", s.inUse(), "limit", s.limit)
+			}
+			return false
+		}
+		s.grant = 0
+	}
+	s.complain = true
+	s.grant -= n
+	atomic.AddInt64(s.used, n)
+	return true
+}
+
+// diskHas reports whether the file system has n bytes beyond what is left to others. It is asked once for 64 MiB
+// at most. s.mu is held.
+func (s *space) diskHas(n int64) bool {
+	if s.grant >= n {
+		return true
+	}
+	var st unix.Statfs_t
+	if unix.Statfs(s.dir, &st) != nil {
+		return false
+	}
+	free := int64(st.Bavail)*st.Bsize - s.reserveFree
+	if free < n {
+		return false
+	}
+	s.grant = min(free, 64<<20)
+	return s.grant >= n
+}
+
+// roundBlock rounds up to the block size of the usual file systems: that is what n bytes cost.
+func roundBlock(n int64) int64 { return (n + 4095) &^ 4095 }
+
+// take counts n bytes that are written whatever the bound: staged data must not be refused because of it.
+func (s *space) take(n int64) { atomic.AddInt64(s.used, n) }
+
+// settle evicts what take brought beyond the limit.
+func (s *space) settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.inUse() > s.limit && s.evict(s.inUse()-s.limit) {
+	}
+}
+
+// release gives bytes back. The counter never falls below zero: what a power cut left uncounted may be evicted.
+func (s *space) release(n int64) {
+	n = roundBlock(n)
+	for {
+		old := atomic.LoadInt64(s.used)
+		if atomic.CompareAndSwapInt64(s.used, old, max(0, old-n)) {
+			return
+		}
+	}
+}
+
+// checkDir makes dir if need be, and sees that nobody else can plant data in it.
+func checkDir(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return fmt.Errorf("cache directory %q: give an absolute path", dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cache directory cannot be made: %w", err)
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("cache directory: %w", err)
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("cache directory %s is not a directory", dir)
+	}
+	if st.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("cache directory %s can be written by others (mode %04o): run chmod go-w on it, or name another with --cache-dir",
+			dir, st.Mode().Perm())
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("cache directory %s cannot be written (%w): change its permissions, or name another with --cache-dir", dir, err)
+	}
+	return checkFormat(filepath.Join(dir, "format"))
+}
+
+const formatLine = "blobmount cache 1\n"
+
+// checkFormat refuses a directory of another format, and leaves it alone.
+func checkFormat(path string) error {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(path, []byte(formatLine), 0o600); err != nil {
+			return fmt.Errorf("cache directory cannot be written: %w; name another with --cache-dir", err)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if string(b) != formatLine {
+		return fmt.Errorf("cache directory %s has the format %q, this version reads %q: name another with --cache-dir",
+			filepath.Dir(path), b, formatLine)
+	}
+	return nil
+}

@@ -1,0 +1,499 @@
+package blobcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache/blob"
+)
+
+// version is one open version of a blob: what the disk has of it, what is arriving, and where to get the rest.
+// There is one for each key in a process. All methods may be called in parallel.
+type version struct {
+	c    *Cache
+	size int64
+
+	refs int // guarded by Cache.mu
+
+	mu       sync.Mutex // guards what is below
+	key      key
+	src      source
+	files    files
+	p        presence
+	checked  bitmap // units whose checksum this process has compared
+	fetches  []*fetch
+	ahead    readahead
+	retired  []files // forgotten, closed at the end
+	diskless bool    // the disk failed: go on without it
+	touched  time.Time
+
+	ctx     context.Context // ends when the last user has gone
+	cancel  context.CancelFunc
+	running sync.WaitGroup // transfers
+}
+
+// source says where a version's bytes come from.
+type source struct {
+	cont blob.Container
+	name string
+	etag blob.ETag
+}
+
+func (c *Cache) newVersion(k key, src source, size int64) *version {
+	v := &version{c: c, size: size, key: k, src: src, refs: 1}
+	v.ctx, v.cancel = context.WithCancel(c.ctx)
+	v.ahead = readahead{size: size, whole: c.whole, maxWindow: c.window, piece: c.piece}
+	return v
+}
+
+// load opens what the disk has. v.mu is held, or nobody else knows v yet.
+func (v *version) load() {
+	base := v.key.path(v.c.dir)
+	f, p, err := openFiles(base, v.size, v.c.small)
+	if err != nil {
+		v.c.log.Warn("cached data cannot be opened, reading without the cache", "file", base, "error", err)
+		v.diskless = true
+	}
+	v.files, v.p = f, p
+	v.checked = newBitmap(p.have.n)
+	if f.complete && v.c.wasChecked(v.key, f.data) {
+		v.checked.setAll()
+	}
+}
+
+// Data is the answer to a read. The bytes stay valid until Done, which must be called once.
+type Data struct {
+	Bytes [][]byte
+	pins  []*fetch
+}
+
+// Len returns the number of bytes.
+func (d *Data) Len() int {
+	n := 0
+	for _, b := range d.Bytes {
+		n += len(b)
+	}
+	return n
+}
+
+// Done gives the memory back.
+func (d *Data) Done() {
+	for _, f := range d.pins {
+		f.unpin()
+	}
+	d.pins = nil
+}
+
+// read returns the bytes [off, off+len(buf)), fewer at the end of the blob. They lie in buf, or in memory that the
+// cache lends out until Data.Done. When it fails no byte is returned.
+func (v *version) read(ctx context.Context, buf []byte, off int64) (Data, error) {
+	if off >= v.size || len(buf) == 0 {
+		return Data{}, nil
+	}
+	end := min(off+int64(len(buf)), v.size)
+	buf = buf[:end-off]
+	v.mu.Lock()
+	v.touch()
+	if !v.files.complete {
+		v.plan(off, end-off)
+	}
+	// One fetch that holds it all is lent without a copy; that is faster than the disk, even than its page cache.
+	if f := v.covering(off); f != nil && f.end >= end {
+		f.pins++
+		v.mu.Unlock()
+		err := f.wait(ctx, end)
+		if err == nil {
+			return Data{Bytes: f.slices(off, end), pins: []*fetch{f}}, nil
+		}
+		f.unpin()
+		if !retryable(ctx, err) {
+			return Data{}, err
+		}
+	} else if v.onDisk(off, end) {
+		data := v.files.data
+		v.mu.Unlock()
+		if v.pread(data, buf, off) {
+			return Data{Bytes: [][]byte{buf}}, nil
+		}
+	} else {
+		v.mu.Unlock()
+	}
+	for pos := off; pos < end; {
+		n, err := v.readSome(ctx, buf[pos-off:], pos)
+		if err != nil {
+			return Data{}, err
+		}
+		pos += int64(n)
+	}
+	return Data{Bytes: [][]byte{buf}}, nil
+}
+
+// readFull fills buf from off; the blob must reach that far.
+func (v *version) readFull(ctx context.Context, buf []byte, off int64) error {
+	d, err := v.read(ctx, buf, off)
+	if err != nil {
+		return err
+	}
+	defer d.Done()
+	n := 0
+	for _, b := range d.Bytes {
+		if &b[0] != &buf[n] {
+			copy(buf[n:], b)
+		}
+		n += len(b)
+	}
+	if n < len(buf) {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+// retryable reports whether a fetch failed for a reason that is not the reader's: it was given up because those
+// who had wanted it went away.
+func retryable(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && errors.Is(err, context.Canceled)
+}
+
+// readSome copies at least one byte at pos into buf, from wherever it is to be had.
+func (v *version) readSome(ctx context.Context, buf []byte, pos int64) (int, error) {
+	end := pos + int64(len(buf))
+	for tries := 0; ; tries++ {
+		v.mu.Lock()
+		if f := v.covering(pos); f != nil {
+			f.pins++
+			v.mu.Unlock()
+			to := min(end, f.end)
+			err := f.wait(ctx, to)
+			n := 0
+			if err == nil {
+				for _, b := range f.slices(pos, to) {
+					n += copy(buf[n:], b)
+				}
+			}
+			f.unpin()
+			if err == nil {
+				return n, nil
+			}
+			if !retryable(ctx, err) {
+				return 0, err
+			}
+			continue
+		}
+		unit := int(pos / v.p.unit)
+		if v.p.have.get(unit) {
+			to := min(end, int64(v.p.have.nextClear(unit, v.p.have.n))*v.p.unit)
+			data := v.files.data
+			ok := v.verify(pos, to)
+			v.mu.Unlock()
+			if ok && v.pread(data, buf[:to-pos], pos) {
+				return int(to - pos), nil
+			}
+			continue // what the disk had was not good and is forgotten
+		}
+		gap := v.gap(extent{pos, end})
+		f := newFetch(v, gap)
+		f.pins++ // ours, so that it is not reclaimed before we look at it
+		v.insert(f)
+		v.mu.Unlock()
+		slabs, err := v.c.budget.get(ctx, gap.end-gap.off)
+		if err != nil {
+			f.fail(context.Canceled) // others who wait for it try for themselves
+			f.unpin()
+			return 0, err
+		}
+		f.start(slabs)
+		f.unpin()
+	}
+}
+
+// plan asks the read-ahead machine and starts what it wants, as far as there is memory. v.mu is held.
+func (v *version) plan(off, n int64) {
+	p := v.ahead.read(off, n)
+	v.prefetch(p.demand)
+	if p.ahead.off >= p.ahead.end {
+		return
+	}
+	if at := v.prefetch(p.ahead); at < p.ahead.end {
+		v.ahead.refused(at, p.ahead.end)
+	}
+}
+
+// prefetch starts fetching what is missing of a range, and returns how far it came. v.mu is held.
+func (v *version) prefetch(x extent) int64 {
+	for pos := x.off; pos < x.end; {
+		if f := v.covering(pos); f != nil {
+			pos = f.end
+			continue
+		}
+		unit := int(pos / v.p.unit)
+		if v.p.have.get(unit) {
+			pos = int64(v.p.have.nextClear(unit, v.p.have.n)) * v.p.unit
+			continue
+		}
+		gap := v.gap(extent{pos, x.end})
+		slabs := v.c.budget.try(gap.end - gap.off)
+		if slabs == nil {
+			return pos
+		}
+		f := newFetch(v, gap)
+		v.insert(f)
+		f.start(slabs)
+		pos = gap.end
+	}
+	return x.end
+}
+
+// gap returns the missing whole units from x.off on, at most to the unit of x.end, to what is there or arriving, and
+// to the next multiple of the piece size. v.mu is held, and the unit of x.off is missing.
+func (v *version) gap(x extent) extent {
+	u := v.p.unit
+	first := int(x.off / u)
+	last := v.p.have.nextSet(first, int((x.end+u-1)/u))
+	g := extent{int64(first) * u, min(int64(last)*u, v.size)}
+	if next := (g.off/v.c.piece + 1) * v.c.piece; g.end > next && !v.p.single() {
+		g.end = next
+	}
+	for _, f := range v.fetches { // sorted; those before g.off do not reach it
+		if f.off >= g.off && f.off < g.end {
+			g.end = f.off
+			break
+		}
+	}
+	return g
+}
+
+// covering returns the fetch that holds the byte at pos or will, nil when there is none. v.mu is held.
+func (v *version) covering(pos int64) *fetch {
+	i, _ := slices.BinarySearchFunc(v.fetches, pos, func(f *fetch, pos int64) int {
+		if f.end <= pos {
+			return -1
+		}
+		return 1
+	})
+	if i < len(v.fetches) && v.fetches[i].off <= pos {
+		return v.fetches[i]
+	}
+	return nil
+}
+
+// insert adds a fetch in its place. v.mu is held.
+func (v *version) insert(f *fetch) {
+	i, _ := slices.BinarySearchFunc(v.fetches, f.off, func(f *fetch, off int64) int { return int(f.off - off) })
+	v.fetches = slices.Insert(v.fetches, i, f)
+}
+
+// remove takes a fetch out. v.mu is held.
+func (v *version) remove(f *fetch) {
+	if i := slices.Index(v.fetches, f); i >= 0 {
+		v.fetches = slices.Delete(v.fetches, i, i+1)
+	}
+}
+
+// onDisk reports whether [off, end) is on disk and good. v.mu is held, and may be let go in between.
+func (v *version) onDisk(off, end int64) bool {
+	first, last := int(off/v.p.unit), int((end-1)/v.p.unit)+1
+	if v.p.have.nextClear(first, last) < last {
+		return false
+	}
+	return v.verify(off, end)
+}
+
+// verify compares the checksums of those units of [off, end) that this process has not read yet. A unit that is
+// not what was stored is forgotten, and false returned. v.mu is held.
+func (v *version) verify(off, end int64) bool {
+	first, last := int(off/v.p.unit), int((end-1)/v.p.unit)+1
+	for i := v.checked.nextClear(first, last); i < last; i = v.checked.nextClear(i+1, last) {
+		from := int64(i) * v.p.unit
+		buf := make([]byte, min(v.p.unit, v.size-from))
+		if _, err := v.files.data.ReadAt(buf, from); err != nil || crc32.Checksum(buf, castagnoli) != v.p.sums[i] {
+			v.c.log.Warn("cached data is damaged and will be fetched again", "blob", v.src.name, "offset", from, "error", err)
+			v.forget()
+			return false
+		}
+		v.checked.set(i)
+	}
+	if v.files.complete && v.checked.full() {
+		v.c.setChecked(v.key, v.files.data)
+	}
+	return true
+}
+
+// forget gives up everything that the disk has of the version. The files are only unlinked: who reads them goes
+// on reading. v.mu is held.
+func (v *version) forget() {
+	v.c.space.release(removeFiles(v.key.path(v.c.dir)))
+	// Readers may be about to read the old descriptor: it is closed with the version, not now.
+	v.retired = append(v.retired, v.files)
+	v.files = files{}
+	v.p = newPresence(v.size, v.c.small)
+	v.checked = newBitmap(v.p.have.n)
+}
+
+// pread fills buf from the cache file. On failure the version goes on without the disk, and false is returned.
+func (v *version) pread(data *os.File, buf []byte, off int64) bool {
+	_, err := data.ReadAt(buf, off)
+	if err == nil {
+		return true
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.c.log.Warn("cache file cannot be read, fetching again", "blob", v.src.name, "offset", off, "error", err)
+	v.forget()
+	v.diskless = true
+	return false
+}
+
+// store writes bytes that arrived to the disk and marks them as present; whole units only. It reports whether they
+// are there.
+func (v *version) store(b []byte, off int64) bool {
+	sums := make([]uint32, 0, len(b)/grain+1)
+	for rest := b; len(rest) > 0; {
+		n := min(int64(len(rest)), v.p.unit)
+		sums = append(sums, crc32.Checksum(rest[:n], castagnoli))
+		rest = rest[n:]
+	}
+	v.mu.Lock()
+	skip, there := v.diskless, v.files.complete
+	v.mu.Unlock()
+	if skip || there {
+		return there
+	}
+	// Making room may evict, and eviction takes Cache.mu, so v.mu is not held.
+	if !v.c.space.reserve(int64(len(b))) {
+		return false
+	}
+	v.mu.Lock()
+	base := v.key.path(v.c.dir)
+	err := v.ready(base)
+	data := v.files.data
+	v.mu.Unlock()
+	if err == nil {
+		_, err = data.WriteAt(b, off)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err == nil && v.files.data != data { // forgotten in the meantime
+		v.c.space.release(int64(len(b)))
+		return false
+	}
+	first := int(off / v.p.unit)
+	if err == nil {
+		for i, s := range sums {
+			v.p.sums[first+i] = s
+			v.p.have.set(first + i)
+			v.checked.set(first + i)
+		}
+		if !v.p.single() {
+			err = v.files.saveMap(&v.p, first, first+len(sums))
+		}
+	}
+	if err == nil && v.p.have.full() {
+		if err = v.files.publish(base, v.size, &v.p); err == nil {
+			v.c.setChecked(v.key, v.files.data)
+		}
+	}
+	if err != nil {
+		v.c.log.Warn("cache file cannot be written, reading goes on without it", "blob", v.src.name, "error", err)
+		v.c.space.release(int64(len(b)))
+		v.forget()
+		v.diskless = true
+		return false
+	}
+	return true
+}
+
+// ready creates the version's files if there are none yet. v.mu is held.
+func (v *version) ready(base string) error {
+	if v.files.data != nil {
+		return nil
+	}
+	if err := v.files.create(base); err != nil {
+		return err
+	}
+	if v.p.single() {
+		return nil
+	}
+	v.c.space.take(roundBlock(mapSize(v.p.have.n)))
+	return v.files.createMap(base, v.size, v.p.have.n)
+}
+
+// touch notes the use for eviction, at most once a minute. v.mu is held.
+func (v *version) touch() {
+	if v.files.data == nil {
+		return
+	}
+	now := v.c.now()
+	if now.Sub(v.touched) < time.Minute {
+		return
+	}
+	v.touched = now
+	// The access time is set by hand: most disks are mounted with relatime. It goes by descriptor, since the
+	// file changes its name when it is complete. A failure only makes the version look older than it is.
+	_ = unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", v.files.data.Fd()), []unix.Timespec{
+		unix.NsecToTimespec(now.UnixNano()), {Nsec: unix.UTIME_OMIT}}, 0)
+}
+
+// closed ends the version: nobody reads it any more, and Cache has forgotten it.
+func (v *version) closed() {
+	v.cancel()
+	v.running.Wait()
+	v.mu.Lock()
+	fetches := slices.Clone(v.fetches)
+	v.mu.Unlock()
+	for _, f := range fetches {
+		v.c.residents.remove(f)
+		f.drop()
+	}
+	v.files.close()
+	for i := range v.retired {
+		v.retired[i].close()
+	}
+}
+
+// stale turns "somebody changed or deleted the blob" into the one error that means it: the handle's version is
+// not to be had any more.
+func (v *version) stale(err error) error {
+	if c := blob.CodeOf(err); c == blob.ConditionNotMet || c == blob.NotFound || c == blob.InvalidRange {
+		return &blob.Error{Code: blob.ConditionNotMet, Op: "ReadAt", Name: v.src.name, Err: err}
+	}
+	return err
+}
+
+// fill fetches all that is missing, so that the version outlives the blob in the service.
+func (v *version) fill(ctx context.Context) error {
+	buf := make([]byte, largeSlab)
+	for off := int64(0); off < v.size; off += largeSlab {
+		v.mu.Lock()
+		done := v.files.complete
+		v.mu.Unlock()
+		if done {
+			return nil
+		}
+		d, err := v.read(ctx, buf, off)
+		if err != nil {
+			return err
+		}
+		d.Done()
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.p.have.full() {
+		return errors.New("cache has no room for the whole blob")
+	}
+	return nil
+}
+
+var _ slog.LogValuer = key{}
+
+// LogValue shows the key as it stands in file names.
+func (k key) LogValue() slog.Value { return slog.StringValue(k.path("")) }
