@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -129,15 +130,15 @@ func fail(ctx context.Context, op, name string, err error) error {
 		e.Err = ctx.Err()
 		return e
 	}
-	var cred *credentialError
-	var body *bodyError
+	var token *credentialError
+	var lost *unreachableError
+	var cert *tls.CertificateVerificationError
+	e.Err = safe(err)
 	switch {
-	case errors.As(err, &cred):
-		e.Code, e.Err = blob.Unauthenticated, safe(cred)
-	case errors.As(err, &body):
-		e.Code, e.Err = blob.Other, body
-	default:
-		e.Code, e.Err = blob.Unavailable, safe(err)
+	case errors.As(err, &token):
+		e.Code = blob.Unauthenticated
+	case errors.As(err, &lost), errors.As(err, &cert):
+		e.Code = blob.Unavailable
 	}
 	return e
 }
@@ -212,6 +213,12 @@ func explanation(answer *azcore.ResponseError) string {
 	return redact(line)
 }
 
+// unreachableError is a failure of the connection, after all repetitions.
+type unreachableError struct{ err error }
+
+func (e *unreachableError) Error() string { return e.err.Error() }
+func (e *unreachableError) Unwrap() error { return e.err }
+
 // credentialError is a failure to get a token.
 type credentialError struct{ err error }
 
@@ -276,4 +283,3 @@ func checkName(op, name string) error {
 	}
 	return &blob.Error{Code: blob.InvalidName, Op: op, Name: name, Err: errors.New("name " + reason)}
 }
-

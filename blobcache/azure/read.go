@@ -159,7 +159,7 @@ func (b *body) resume(cause error) error {
 	b.breaks++
 	wait := backoff(b.breaks)
 	if time.Since(b.broken)+wait > b.c.retryFor {
-		return fail(b.ctx, "ReadAt", b.name, cause)
+		return fail(b.ctx, "ReadAt", b.name, &unreachableError{cause})
 	}
 	b.c.log.Info("resuming a broken download", "name", b.name, "offset", b.next, "error", safe(cause))
 	if err := sleep(b.ctx, wait); err != nil {

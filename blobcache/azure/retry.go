@@ -67,6 +67,9 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 		}
 		wait := max(backoff(try), retryAfter(resp))
 		if time.Since(began)+wait > r.retryFor {
+			if err != nil {
+				err = &unreachableError{err}
+			}
 			return resp, err
 		}
 		r.report(ctx, a, try, wait, resp, err)
@@ -85,10 +88,10 @@ func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 		if errors.As(err, &final) || errors.As(err, &cert) {
 			return false
 		}
+		var token *credentialError
 		var dial *net.OpError
-		if !errors.As(err, &dial) || dial.Op != "dial" {
-			a.doubtful = true
-		}
+		sent := !errors.As(err, &token) && (!errors.As(err, &dial) || dial.Op != "dial")
+		a.doubtful = a.doubtful || sent
 		return true
 	}
 	code := bloberror.Code(resp.Header.Get("x-ms-error-code"))

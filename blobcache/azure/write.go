@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -22,7 +23,7 @@ import (
 // Upload implements blob.Container.
 func (c *Container) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (blob.Written, error) {
 	const op = "Upload"
-	if err := errors.Join(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata), checkSize(op, name, size, blob.MaxUploadSize)); err != nil {
+	if err := cmp.Or(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata), checkSize(op, name, size, blob.MaxUploadSize)); err != nil {
 		return blob.Written{}, err
 	}
 	ctx, tries := withAttempts(ctx, op, name)
@@ -53,7 +54,7 @@ func (c *Container) Upload(ctx context.Context, name string, body io.ReadSeeker,
 // StageBlock implements blob.Container.
 func (c *Container) StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error {
 	const op = "StageBlock"
-	if err := errors.Join(checkName(op, name), checkSize(op, name, size, blob.MaxBlockSize)); err != nil {
+	if err := cmp.Or(checkName(op, name), checkSize(op, name, size, blob.MaxBlockSize)); err != nil {
 		return err
 	}
 	ctx, _ = withAttempts(ctx, op, name)
@@ -74,7 +75,7 @@ func (c *Container) StageBlock(ctx context.Context, name, id string, body io.Rea
 // CommitBlockList implements blob.Container.
 func (c *Container) CommitBlockList(ctx context.Context, name string, ids []string, o blob.WriteOptions) (blob.Written, error) {
 	const op = "CommitBlockList"
-	if err := errors.Join(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata)); err != nil {
+	if err := cmp.Or(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata)); err != nil {
 		return blob.Written{}, err
 	}
 	if len(ids) > blob.MaxBlocks {
@@ -105,7 +106,7 @@ func (c *Container) CommitBlockList(ctx context.Context, name string, ids []stri
 // it does not is waited for, until ctx is done.
 func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
 	const op = "Copy"
-	if err := errors.Join(checkName(op, dst), checkName(op, src), checkOptions(op, dst, blob.Headers{}, o.Metadata)); err != nil {
+	if err := cmp.Or(checkName(op, dst), checkName(op, src), checkOptions(op, dst, blob.Headers{}, o.Metadata)); err != nil {
 		return blob.Written{}, err
 	}
 	ctx, _ = withAttempts(ctx, op, dst)
@@ -151,7 +152,7 @@ func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOption
 // SetMetadata implements blob.Container.
 func (c *Container) SetMetadata(ctx context.Context, name string, m map[string]string, cond blob.Condition) (blob.Written, error) {
 	const op = "SetMetadata"
-	if err := errors.Join(checkName(op, name), checkOptions(op, name, blob.Headers{}, m)); err != nil {
+	if err := cmp.Or(checkName(op, name), checkOptions(op, name, blob.Headers{}, m)); err != nil {
 		return blob.Written{}, err
 	}
 	ctx, _ = withAttempts(ctx, op, name)
