@@ -50,6 +50,7 @@ type Cache struct {
 	blockSize int64
 	small     int64 // blobs of up to this many bytes are one unit
 	whole     int64 // blobs of up to this many bytes are fetched at once
+	putMax    int64 // files of up to this many bytes are sent by one Put Blob
 	window    int64 // read-ahead, bytes
 	piece     int64 // largest ranged request, bytes
 	now       func() time.Time
@@ -102,6 +103,8 @@ func Open(cfg Config) (*Cache, error) {
 		piece: 4 << 20, whole: sumMax,
 		// Half of the memory for one reader leaves room for a second one to start.
 		window: min(64<<20, cfg.Memory/2),
+		// A Put Blob is sent out of memory.
+		putMax: min(cfg.BlockSize, cfg.Memory/4),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.budget.limit = cfg.Memory
@@ -204,8 +207,8 @@ func (c *Cache) release(v *version) {
 
 // Moved tells that a blob's content now goes by another name or ETag, as after a server-side copy or a change of
 // metadata. What is cached follows.
-func (c *Cache) Moved(from, to blob.Container, oldName string, oldETag blob.ETag, newName string, newETag blob.ETag) {
-	oldKey, newKey := keyOf(from.URL(oldName), oldETag), keyOf(to.URL(newName), newETag)
+func (c *Cache) Moved(cont blob.Container, oldName string, oldETag blob.ETag, newName string, newETag blob.ETag) {
+	oldKey, newKey := keyOf(cont.URL(oldName), oldETag), keyOf(cont.URL(newName), newETag)
 	oldBase, newBase := oldKey.path(c.dir), newKey.path(c.dir)
 	c.mu.Lock()
 	v := c.versions[oldKey]
@@ -225,7 +228,7 @@ func (c *Cache) Moved(from, to blob.Container, oldName string, oldETag blob.ETag
 	}
 	if v != nil {
 		delete(c.versions, oldKey)
-		v.key, v.src = newKey, source{to, newName, newETag}
+		v.key, v.src = newKey, source{cont, newName, newETag}
 		if c.versions[newKey] == nil {
 			c.versions[newKey] = v
 		}

@@ -15,7 +15,7 @@ import (
 // dirty, its bytes stay staged, and the next Commit tries again; but when another writer has changed the blob
 // (ConditionNotMet), this and all later commits fail, and the bytes are kept.
 //
-// A file of up to one block is sent by one Put Blob. A larger one is a list of blocks, of which those that were
+// A file of up to one block is sent by one Put Blob, if a quarter of the memory holds it. A larger one is a list of blocks, of which those that were
 // written in order have been uploaded while the program was still writing.
 func (f *File) Commit(ctx context.Context) error {
 	f.commit.Lock()
@@ -58,7 +58,7 @@ func (f *File) conflict(err error) {
 
 func (f *File) commitOnce(ctx context.Context) error {
 	f.mu.RLock()
-	small := f.size <= f.c.blockSize && (f.stage == nil || !f.stage.anyStaged())
+	small := f.size <= f.c.putMax && (f.stage == nil || !f.stage.anyStaged())
 	f.mu.RUnlock()
 	if small {
 		return f.commitSmall(ctx)
@@ -373,7 +373,7 @@ func (f *File) done(w blob.Written, o blob.WriteOptions, size int64, gen uint64,
 	if clean {
 		f.c.track(f, false)
 	}
-	f.committed(p)
+	f.committed(p, !clean)
 }
 
 // retry commits a file that nobody has open any more and that could not be committed. It gives up when the file is
@@ -383,7 +383,7 @@ func (f *File) retry() {
 		f.mu.Lock()
 		f.retrying = false
 		f.mu.Unlock()
-		f.settle()
+		f.Settle()
 	}()
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
 		select {

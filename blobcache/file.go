@@ -17,8 +17,9 @@ import (
 type File struct {
 	c    *Cache
 	cont blob.Container
-	// committed is called after every change that the service took, with no lock held but commit.
-	committed func(blob.Properties)
+	// committed is called after every change that the service took, with the properties as they are now and whether
+	// there are later changes. No lock is held but commit.
+	committed func(p blob.Properties, dirty bool)
 
 	commit sync.Mutex // one commit, rename or change of metadata at a time
 	// writers is held shared by every write, and exclusively by a commit that could not catch up with them.
@@ -41,15 +42,16 @@ type File struct {
 	writing  int // those of them that may write
 }
 
-// OpenFile returns a File for a blob that is in the service. committed is called after every change that the
-// service took.
-func (c *Cache) OpenFile(cont blob.Container, p blob.Properties, committed func(blob.Properties)) *File {
+// OpenFile returns a File for a blob that is in the service. committed is called after every change that the service
+// took, with the properties as they are now and whether the file is dirty; it must not call the File's methods that
+// change it.
+func (c *Cache) OpenFile(cont blob.Container, p blob.Properties, committed func(blob.Properties, bool)) *File {
 	return &File{c: c, cont: cont, committed: committed, props: p, size: p.Size, limit: p.Size, modified: p.Modified}
 }
 
 // CreateFile returns a File for a blob that is not in the service. It is dirty from the start. Of the properties the
 // name, the headers and the metadata count.
-func (c *Cache) CreateFile(cont blob.Container, p blob.Properties, committed func(blob.Properties)) *File {
+func (c *Cache) CreateFile(cont blob.Container, p blob.Properties, committed func(blob.Properties, bool)) *File {
 	f := c.OpenFile(cont, p, committed)
 	f.isNew, f.size, f.limit, f.gen, f.modified = true, 0, 0, 1, c.now()
 	c.track(f, true)
@@ -75,12 +77,12 @@ func (f *File) Release(write bool) bool {
 		f.writing--
 	}
 	f.mu.Unlock()
-	return f.settle()
+	return f.Settle()
 }
 
-// settle turns a clean staging file into the cached version when nobody can write to it any more, and drops what
+// Settle turns a clean staging file into the cached version when nobody can write to it any more, and drops what
 // an idle File does not need. It reports whether the File is idle.
-func (f *File) settle() bool {
+func (f *File) Settle() bool {
 	f.commit.Lock()
 	defer f.commit.Unlock()
 	f.mu.Lock()
@@ -223,20 +225,6 @@ func (f *File) Write(p []byte, off int64) error {
 	defer f.writers.RUnlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.write(p, off)
-}
-
-// Append puts p at the end, and returns where that was.
-func (f *File) Append(p []byte) (int64, error) {
-	f.writers.RLock()
-	defer f.writers.RUnlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	off := f.size
-	return off, f.write(p, off)
-}
-
-func (f *File) write(p []byte, off int64) error {
 	end := off + int64(len(p))
 	if err := f.prepare(end); err != nil {
 		return err
@@ -314,18 +302,8 @@ func (f *File) Truncate(size int64) error {
 	return nil
 }
 
-// Zero makes [off, off+n) read as zeros, within the size; with grow the file is first made to reach that far.
-func (f *File) Zero(off, n int64, grow bool) error {
-	if grow {
-		f.mu.RLock()
-		size := f.size
-		f.mu.RUnlock()
-		if off+n > size {
-			if err := f.Truncate(off + n); err != nil {
-				return err
-			}
-		}
-	}
+// Zero makes [off, off+n) read as zeros, as far as it lies within the file.
+func (f *File) Zero(off, n int64) error {
 	f.writers.RLock()
 	defer f.writers.RUnlock()
 	f.mu.Lock()
@@ -370,12 +348,13 @@ func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) erro
 	if err != nil {
 		return err
 	}
-	f.c.Moved(f.cont, f.cont, p.Name, p.ETag, p.Name, w.ETag)
+	f.c.Moved(f.cont, p.Name, p.ETag, p.Name, w.ETag)
 	f.mu.Lock()
 	f.props.Metadata, f.props.ETag, f.props.Modified = metadata, w.ETag, w.Modified
 	p = f.props
+	dirty := f.gen != f.saved
 	f.mu.Unlock()
-	f.committed(p)
+	f.committed(p, dirty)
 	return nil
 }
 
@@ -408,24 +387,37 @@ func (f *File) Renamed(name string, w blob.Written) {
 	}
 }
 
-// Detach prepares for the deletion or replacement of the blob: what is not cached is fetched, so that those who
-// have the File open go on reading, and nothing is committed any more.
-func (f *File) Detach(ctx context.Context) error {
+// Detach prepares for the deletion or replacement of the blob: what is not cached is fetched, so that those who have
+// the File open go on reading, and nothing is committed any more. It reports whether the service never had the blob.
+// When the deletion fails, Attach takes it back; when it succeeds, Settle gives up what nobody needs.
+func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
 	f.mu.RLock()
 	users, whole := f.users, f.limit > 0
 	f.mu.RUnlock()
 	if users > 0 && whole {
-		if v := f.version(); v != nil {
-			if err := v.fill(ctx); err != nil {
-				return err
-			}
+		if err := f.version().fill(ctx); err != nil {
+			return false, err
 		}
 	}
+	f.commit.Lock() // a commit under way would bring the blob back
+	defer f.commit.Unlock()
 	f.mu.Lock()
 	f.gone = true
+	isNew = f.isNew
 	f.mu.Unlock()
 	f.c.track(f, false)
-	return nil
+	return isNew, nil
+}
+
+// Attach takes Detach back.
+func (f *File) Attach() {
+	f.mu.Lock()
+	f.gone = false
+	dirty := f.gen != f.saved
+	f.mu.Unlock()
+	if dirty {
+		f.c.track(f, true)
+	}
 }
 
 // Metadata returns a copy of the metadata.

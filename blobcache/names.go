@@ -1,0 +1,429 @@
+package blobcache
+
+import (
+	"cmp"
+	"context"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blobmount/blobcache/blob"
+)
+
+// Entry is what a name in a directory stands for.
+type Entry struct {
+	Dir bool
+	// Properties are those of the blob; of a directory those of its marker, if it has one.
+	Properties blob.Properties
+	// Marker says that a directory is marked by a blob of its own name (see IsMarker).
+	Marker bool
+	// Shadowed says that a directory hides a blob of the same name that is not a marker.
+	Shadowed bool
+	// Pending says that the service does not have this state of the name yet.
+	Pending bool
+}
+
+// Named is an entry with its name in the directory.
+type Named struct {
+	Name string
+	Entry
+}
+
+// MarkerKey is the metadata name by which Hadoop, azcopy and blobfuse2 mark a zero-length blob as a directory.
+const MarkerKey = "hdi_isfolder"
+
+// IsMarker reports whether a blob stands for a directory.
+func IsMarker(p *blob.Properties) bool {
+	return p.Size == 0 && strings.EqualFold(p.Metadata[MarkerKey], "true")
+}
+
+// Names is what is known of the names in a container: attributes, listings, and what is not there. Knowledge is used
+// for the blob-cache timeout and then asked for again. Paths have no leading slash; the root is "". All methods may be
+// called in parallel. A change made here is seen by every call that begins after it, whatever request is under way.
+type Names struct {
+	cont    blob.Container
+	timeout time.Duration // negative: never ask again
+	now     func() time.Time
+
+	hidden atomic.Int64 // blobs that no path can express, as of the listings so far
+
+	mu   sync.Mutex // guards what is below
+	seq  uint64     // counts our own changes
+	dirs map[string]*dirNames
+}
+
+// dirNames is what is known of one directory.
+type dirNames struct {
+	names map[string]known
+	// listed is when the directory was listed as a whole: what names lacks is not there. Zero: never.
+	listed  time.Time
+	listing *listing // under way, or nil
+}
+
+// known is what is known of one name.
+type known struct {
+	Entry
+	exists bool
+	at     time.Time // when it was true
+	seq    uint64    // our change that made it so; 0: the service said so
+}
+
+// listing is a request that several may wait for.
+type listing struct {
+	done chan struct{}
+	err  error
+}
+
+// NewNames returns an empty Names. timeout is the blob-cache timeout; a negative one means for ever, 0 means to ask
+// each time.
+func NewNames(c blob.Container, timeout time.Duration) *Names {
+	return &Names{cont: c, timeout: timeout, now: time.Now, dirs: map[string]*dirNames{}}
+}
+
+// forever is what the kernel is told for a timeout without end.
+const forever = 365 * 24 * time.Hour
+
+// left returns how long something that was true at a time may still be used, at most 0 if not any more.
+func (n *Names) left(at time.Time) time.Duration {
+	if n.timeout < 0 {
+		return forever
+	}
+	return n.timeout - n.now().Sub(at)
+}
+
+// split returns the directory and the name in it.
+func split(p string) (dir, name string) {
+	dir, name = path.Split(p)
+	return strings.TrimSuffix(dir, "/"), name
+}
+
+func (n *Names) dir(p string) *dirNames {
+	d := n.dirs[p]
+	if d == nil {
+		d = &dirNames{names: map[string]known{}}
+		n.dirs[p] = d
+	}
+	return d
+}
+
+// peek returns what is known, whether anything is, and for how long it may be used. n.mu is held.
+func (n *Names) peek(p string) (k known, ok bool, left time.Duration) {
+	dir, name := split(p)
+	d := n.dirs[dir]
+	if d == nil {
+		return known{}, false, 0
+	}
+	if k, ok = d.names[name]; ok {
+		if k.Pending {
+			return k, true, max(n.left(n.now()), 0)
+		}
+		if left = n.left(k.at); left > 0 {
+			return k, true, left
+		}
+		return k, false, 0
+	}
+	if !d.listed.IsZero() {
+		if left = n.left(d.listed); left > 0 {
+			return known{}, true, left
+		}
+	}
+	return known{}, false, 0
+}
+
+// Lookup returns what a path stands for, and for how long the answer may be used. When there is nothing, the error
+// has the code NotFound, and the duration is for how long that may be relied upon.
+// An unknown name costs two requests at once, a known one whose time is over costs one conditional request.
+func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, error) {
+	n.mu.Lock()
+	k, ok, left := n.peek(p)
+	before := n.seq
+	n.mu.Unlock()
+	if !ok {
+		var err error
+		if k, err = n.ask(ctx, p, k); err != nil {
+			return Entry{}, 0, err
+		}
+		k, left = n.learn(p, k, before), max(n.left(n.now()), 0)
+	}
+	if !k.exists {
+		return Entry{}, left, &blob.Error{Code: blob.NotFound, Op: "Lookup", Name: p}
+	}
+	return k.Entry, left, nil
+}
+
+// Known returns what is known of a path without asking, and for how long it may be used, which may be 0. It reports
+// false for a path that does not exist or of which nothing is known.
+func (n *Names) Known(p string) (Entry, time.Duration, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k, _, left := n.peek(p)
+	return k.Entry, left, k.exists
+}
+
+// ask asks the service about one path. old is what was known.
+func (n *Names) ask(ctx context.Context, p string, old known) (known, error) {
+	at := n.now()
+	if old.exists && !old.Dir {
+		got, err := n.cont.Properties(ctx, p, blob.Condition{IfNoneMatch: old.Properties.ETag})
+		switch {
+		case blob.Is(err, blob.NotModified):
+			old.at, old.seq = at, 0
+			return old, nil
+		case err == nil && !IsMarker(&got):
+			return known{Entry: Entry{Properties: got}, exists: true, at: at}, nil
+		case err != nil && !blob.Is(err, blob.NotFound):
+			return known{}, err
+		}
+	}
+	type answer struct {
+		props blob.Properties
+		err   error
+	}
+	head := make(chan answer, 1)
+	go func() {
+		props, err := n.cont.Properties(ctx, p, blob.Condition{})
+		head <- answer{props, err}
+	}()
+	below, listErr := n.anyBelow(ctx, p)
+	a := <-head
+	if listErr != nil {
+		return known{}, listErr
+	}
+	if a.err != nil && !blob.Is(a.err, blob.NotFound) {
+		return known{}, a.err
+	}
+	k := known{at: at, exists: below || a.err == nil}
+	k.Dir = below
+	if a.err == nil {
+		k.Properties = a.props
+		switch {
+		case IsMarker(&a.props):
+			k.Dir, k.Marker = true, true
+		case below:
+			k.Shadowed, k.Properties = true, blob.Properties{}
+		}
+	}
+	return k, nil
+}
+
+// anyBelow reports whether any blob's name begins with p and a slash.
+func (n *Names) anyBelow(ctx context.Context, p string) (bool, error) {
+	o := blob.ListOptions{Prefix: p + "/", MaxResults: 1}
+	for {
+		page, err := n.cont.List(ctx, o)
+		if err != nil || len(page.Blobs) > 0 {
+			return len(page.Blobs) > 0, err
+		}
+		if page.Next == "" {
+			return false, nil
+		}
+		o.Marker = page.Next
+	}
+}
+
+// learn stores an answer of the service, unless we changed the name after the question was put. It returns what is
+// true now.
+func (n *Names) learn(p string, k known, asked uint64) known {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	dir, name := split(p)
+	d := n.dir(dir)
+	if now, ok := d.names[name]; ok && (now.seq > asked || now.Pending) {
+		return now
+	}
+	d.names[name] = k
+	return k
+}
+
+// List returns the entries of a directory, sorted by the bytes of their names, from what is known if that is not
+// older than the timeout. fresh makes it ask in any case. The result is the caller's.
+func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, error) {
+	n.mu.Lock()
+	for {
+		d := n.dir(dir)
+		if !fresh && !d.listed.IsZero() && n.left(d.listed) > 0 {
+			out := make([]Named, 0, len(d.names))
+			for name, k := range d.names {
+				if k.exists {
+					out = append(out, Named{name, k.Entry})
+				}
+			}
+			n.mu.Unlock()
+			slices.SortFunc(out, func(a, b Named) int { return cmp.Compare(a.Name, b.Name) })
+			return out, nil
+		}
+		l := d.listing
+		if l == nil || fresh {
+			l = &listing{done: make(chan struct{})}
+			d.listing = l
+			before := n.seq
+			n.mu.Unlock()
+			names, at, err := n.fetch(ctx, dir)
+			n.mu.Lock()
+			if d = n.dir(dir); d.listing == l {
+				d.listing = nil
+			}
+			l.err = err
+			close(l.done)
+			if err != nil {
+				n.mu.Unlock()
+				return nil, err
+			}
+			out := n.merge(d, names, at, before)
+			n.mu.Unlock()
+			return out, nil
+		}
+		n.mu.Unlock()
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		n.mu.Lock()
+		if l.err == nil && n.timeout == 0 {
+			// It was begun before we asked, but it is not older than the call that began it; ask ourselves.
+			fresh = true
+		}
+	}
+}
+
+// merge makes a listing that was begun at before the knowledge of a directory. Our own later changes stay. n.mu is
+// held.
+func (n *Names) merge(d *dirNames, names map[string]known, at time.Time, before uint64) []Named {
+	for name, k := range d.names {
+		if k.seq > before || k.Pending {
+			names[name] = k
+		}
+	}
+	d.names, d.listed = names, at
+	out := make([]Named, 0, len(names))
+	for name, k := range names {
+		if k.exists {
+			out = append(out, Named{name, k.Entry})
+		}
+	}
+	slices.SortFunc(out, func(a, b Named) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// fetch lists a directory in the service.
+func (n *Names) fetch(ctx context.Context, dir string) (map[string]known, time.Time, error) {
+	at := n.now()
+	names := map[string]known{}
+	prefix := dir + "/"
+	if dir == "" {
+		prefix = ""
+	}
+	o := blob.ListOptions{Prefix: prefix, Delimiter: "/"}
+	var hidden int64
+	for {
+		page, err := n.cont.List(ctx, o)
+		if err != nil {
+			return nil, at, err
+		}
+		for _, b := range page.Blobs {
+			name := b.Name[len(prefix):]
+			if name == "" {
+				continue // the directory's own marker of the other kind, "dir/"
+			}
+			if !Representable(name) {
+				hidden++
+				continue
+			}
+			k := names[name]
+			marker := IsMarker(&b)
+			switch {
+			case marker:
+				k.Dir, k.Marker, k.Properties = true, true, b
+			case k.Dir:
+				k.Shadowed = true
+			default:
+				k.Properties = b
+			}
+			k.exists, k.at = true, at
+			names[name] = k
+		}
+		for _, p := range page.Prefixes {
+			name := strings.TrimSuffix(p[len(prefix):], "/")
+			if !Representable(name) {
+				hidden++
+				continue
+			}
+			k := names[name]
+			if k.exists && !k.Dir {
+				k.Shadowed, k.Properties = true, blob.Properties{}
+			}
+			k.exists, k.Dir, k.at = true, true, at
+			names[name] = k
+		}
+		if page.Next == "" {
+			break
+		}
+		o.Marker = page.Next
+	}
+	n.hidden.Add(hidden)
+	return names, at, nil
+}
+
+// Representable reports whether a path can have a segment: not empty, not "." or "..", at most 255 bytes (NAME_MAX of
+// Linux), and without NUL and slash.
+func Representable(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= 255 && !strings.ContainsAny(name, "\x00/")
+}
+
+// Set tells of a change made here: the path now stands for e.
+func (n *Names) Set(p string, e Entry) { n.change(p, known{Entry: e, exists: true}) }
+
+// Remove tells of a change made here: nothing has this path any more, and if it was a directory, it was empty.
+func (n *Names) Remove(p string) {
+	n.change(p, known{})
+	n.mu.Lock()
+	delete(n.dirs, p)
+	n.mu.Unlock()
+}
+
+func (n *Names) change(p string, k known) {
+	dir, name := split(p)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.seq++
+	k.seq, k.at = n.seq, n.now()
+	n.dir(dir).names[name] = k
+}
+
+// SetEmpty tells that a directory was made here, so that nothing is in it.
+func (n *Names) SetEmpty(dir string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dirs[dir] = &dirNames{names: map[string]known{}, listed: n.now()}
+}
+
+// Forget drops what is known of one path, so that it is asked for.
+func (n *Names) Forget(p string) {
+	dir, name := split(p)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.seq++
+	if d := n.dirs[dir]; d != nil {
+		delete(d.names, name)
+		d.listed = time.Time{}
+	}
+}
+
+// ForgetTree drops what is known of everything below a path.
+func (n *Names) ForgetTree(p string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.seq++
+	for d := range n.dirs {
+		if d == p || strings.HasPrefix(d, p+"/") {
+			delete(n.dirs, d)
+		}
+	}
+}
+
+// Hidden returns how many blobs the listings so far left out because no path can express their names.
+func (n *Names) Hidden() int64 { return n.hidden.Load() }

@@ -1,0 +1,124 @@
+package fs
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache"
+	"blobmount/blobcache/blob"
+)
+
+// open opens a file for reading, and for writing if write; with truncate it becomes empty at once.
+func (v *view) open(n *node, write, truncate bool) (*blobcache.File, error) {
+	p := n.properties()
+	if p.Tier == "Archive" && !n.pending.Load() {
+		v.log.Warn("blob is in the archive tier: rehydrate it to an online tier before it can be opened", "blob", p.Name)
+		return nil, syscall.EACCES
+	}
+	if write && p.Kind != blob.BlockBlob {
+		v.log.Warn("only block blobs can be written", "blob", p.Name)
+		return nil, syscall.EPERM
+	}
+	f := v.acquire(n, write)
+	if truncate {
+		if err := v.truncate(n, f, 0); err != nil {
+			v.release(n, f, write)
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// createFile makes a new file and opens it for writing. The name is visible here at once, in the service with the
+// first commit; with exclusive the service is asked at once, so that lock files work between hosts.
+func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint32, exclusive bool, who caller) (*node, *blobcache.File, error) {
+	p, err := v.placeNew(dir, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if exclusive {
+		n, err := v.mknod(ctx, dir, name, syscall.S_IFREG|mode&0o7777, who)
+		if err != nil {
+			return nil, nil, err
+		}
+		return n, v.acquire(n, true), nil
+	}
+	props := blob.Properties{Name: p, Metadata: v.newMetadata(kindFile, mode, who), Modified: time.Now()}
+	n := v.made(dir, name, p, blobcache.Entry{Properties: props, Pending: true})
+	n.pending.Store(true)
+	n.mu.Lock()
+	v.nodes.hold(n)
+	n.file = v.cache.CreateFile(v.cont, props, v.committed(n))
+	n.file.Acquire(true)
+	n.users++
+	f := n.file
+	n.mu.Unlock()
+	return n, f, nil
+}
+
+// write puts p at off.
+func (v *view) write(n *node, f *blobcache.File, p []byte, off int64) error {
+	v.dirty(n)
+	return f.Write(p, off)
+}
+
+func (v *view) truncate(n *node, f *blobcache.File, size int64) error {
+	if f.State().Size == size {
+		return nil
+	}
+	v.dirty(n)
+	return f.Truncate(size)
+}
+
+// resize sets the size of a file that nobody need have open: then it is committed at once, since no close follows.
+func (v *view) resize(ctx context.Context, n *node, size int64) error {
+	f, err := v.open(n, true, false)
+	if err != nil {
+		return err
+	}
+	defer v.release(n, f, true)
+	if err := v.truncate(n, f, size); err != nil {
+		return err
+	}
+	return v.commit(ctx, n, f)
+}
+
+// allocate implements fallocate(2).
+func (v *view) allocate(n *node, f *blobcache.File, mode uint32, off, size int64) error {
+	const keep = unix.FALLOC_FL_KEEP_SIZE
+	switch mode {
+	case 0:
+		if off+size <= f.State().Size {
+			return nil
+		}
+		return v.truncate(n, f, off+size)
+	case keep:
+		return nil // room is found when it is written; a blob has no allocation
+	case keep | unix.FALLOC_FL_PUNCH_HOLE, keep | unix.FALLOC_FL_ZERO_RANGE:
+		v.dirty(n)
+		return f.Zero(off, size)
+	case unix.FALLOC_FL_ZERO_RANGE:
+		if off+size > f.State().Size {
+			if err := v.truncate(n, f, off+size); err != nil {
+				return err
+			}
+		}
+		v.dirty(n)
+		return f.Zero(off, size)
+	}
+	return syscall.EOPNOTSUPP
+}
+
+// commit makes the service hold what was written. When another writer was faster, the name is theirs from now on.
+func (v *view) commit(ctx context.Context, n *node, f *blobcache.File) error {
+	err := f.Commit(ctx)
+	if blob.Is(err, blob.ConditionNotMet) && v.nodes.isLinked(n) {
+		p, _ := v.nodes.path(n)
+		v.nodes.unlink(n)
+		v.names.Forget(p)
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+package fs
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache"
+	"blobmount/blobcache/blob"
+)
+
+// Options say what is mounted and how.
+type Options struct {
+	// Container is what the mount shows; blob.Sub gives a prefix of one.
+	Container blob.Container
+	Cache     *blobcache.Cache
+	// Source is shown as the file system's name. It has to be the source of fstab, letter by letter, else mount -a
+	// mounts a second time.
+	Source     string
+	ReadOnly   bool
+	AllowOther bool
+	// UID, GID, FileMode and DirMode (permission bits) are what blobs show that have none of their own.
+	UID, GID          uint32
+	FileMode, DirMode uint32
+	// Timeout is the blob-cache timeout; negative means to never ask again, 0 to ask each time.
+	Timeout time.Duration
+	// MountOptions are words for the kernel: noexec, nodev, nosuid, noatime, sync and so on.
+	MountOptions []string
+	Log          *slog.Logger
+}
+
+// Mounted is a file system that is mounted.
+type Mounted struct {
+	server *fuse.Server
+	fs     *fileSystem
+	done   chan struct{}
+}
+
+// The sizes of the conversation with the kernel.
+const (
+	// maxRequest is the most that the kernel allows without an administrator's help: 256 pages.
+	maxRequest = 1 << 20
+	// maxBackground is how many read-ahead and asynchronous requests the kernel has under way. Its default of 12
+	// leaves connections idle.
+	maxBackground = 128
+	// readAheadKiB is the kernel's own read-ahead: a few requests, so that one is being served while another is on
+	// its way. The distance that hides the service's latency is the cache's business.
+	readAheadKiB = 4096
+)
+
+// mountFlags are the words that mount(2) takes as bits.
+var mountFlags = map[string]uintptr{
+	"noatime": unix.MS_NOATIME, "relatime": unix.MS_RELATIME, "strictatime": unix.MS_STRICTATIME,
+	"nodiratime": unix.MS_NODIRATIME, "sync": unix.MS_SYNCHRONOUS, "dirsync": unix.MS_DIRSYNC,
+	"nodev": unix.MS_NODEV, "nosuid": unix.MS_NOSUID, "noexec": unix.MS_NOEXEC,
+}
+
+// Mount mounts the file system on a directory, and returns when it answers.
+func Mount(mountpoint string, o Options) (*Mounted, error) {
+	root := newNode(blobcache.Entry{Dir: true})
+	v := &view{
+		cont: o.Container, cache: o.Cache, names: blobcache.NewNames(o.Container, o.Timeout), nodes: newTable(root),
+		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode}, timeout: o.Timeout, started: time.Now(), log: o.Log,
+	}
+	f := &fileSystem{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
+		handles: handles{open: map[uint64]*handle{}},
+	}
+	server, err := fuse.NewServer(f, mountpoint, serverOptions(o))
+	if err != nil {
+		return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
+	}
+	m := &Mounted{server: server, fs: f, done: make(chan struct{})}
+	go func() {
+		server.Serve()
+		close(m.done)
+	}()
+	if err := m.answers(mountpoint); err != nil {
+		_ = server.Unmount()
+		return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
+	}
+	return m, nil
+}
+
+func serverOptions(o Options) *fuse.MountOptions {
+	so := &fuse.MountOptions{
+		Name: "blobmount", FsName: o.Source, AllowOther: o.AllowOther,
+		DirectMount: os.Geteuid() == 0, DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV,
+		Options:  []string{"default_permissions"},
+		MaxWrite: maxRequest, MaxBackground: maxBackground,
+		// Replies are vectors from memory: splice costs three system calls more and copies all the same.
+		DisableSplice: true,
+		// A node is one version of a blob, so its pages are right for as long as it lives.
+		ExplicitDataCacheControl: true,
+		EnableSymlinkCaching:     true,
+		// Extended attributes are not kept yet: one ENOSYS spares a question with every write.
+		DisableXAttrs: true,
+		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | // else open(O_TRUNC) would first commit an empty blob
+			fuse.CAP_READDIRPLUS_AUTO, // attributes only for those who use them
+		Logger: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	words := slices.Clone(o.MountOptions)
+	if o.ReadOnly {
+		so.DirectMountFlags |= unix.MS_RDONLY
+		if os.Geteuid() != 0 {
+			words = append(words, "ro")
+		}
+	}
+	for _, w := range words {
+		switch bit, ok := mountFlags[w]; {
+		case !ok:
+			so.Options = append(so.Options, w) // go-fuse turns dev, suid and exec into bits
+		case so.DirectMount:
+			so.DirectMountFlags |= bit
+		default:
+			so.Options = append(so.Options, w)
+		}
+	}
+	return so
+}
+
+// answers waits until the kernel has an answer from us, and raises its read-ahead.
+func (m *Mounted) answers(mountpoint string) error {
+	if err := m.server.WaitMount(); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(mountpoint, &st); err != nil {
+		return err
+	}
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	if err := os.WriteFile(path, []byte(strconv.Itoa(readAheadKiB)), 0); err != nil {
+		m.fs.log.Debug("kernel read-ahead stays as it is", "file", path, "error", err)
+	}
+	return nil
+}
+
+// Wait returns when the file system is unmounted, by whomever.
+func (m *Mounted) Wait() { <-m.done }
+
+// Done is closed when the file system is unmounted.
+func (m *Mounted) Done() <-chan struct{} { return m.done }
+
+// Unmount unmounts. It fails with EBUSY while files are open or somebody's working directory is in it.
+func (m *Mounted) Unmount() error {
+	return m.server.Unmount()
+}

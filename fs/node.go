@@ -1,0 +1,171 @@
+package fs
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blobmount/blobcache"
+	"blobmount/blobcache/blob"
+)
+
+// kind is what a node is to the kernel.
+type kind uint8
+
+const (
+	kindFile kind = iota
+	kindDir
+	kindSymlink
+	kindSpecial // FIFO or socket: a name and a mode, no content
+)
+
+// node is one file, directory, symbolic link, FIFO or socket that the kernel knows.
+type node struct {
+	id, ino uint64 // set once, by table
+	kind    kind
+
+	// Guarded by table.mu.
+	parent   *node
+	name     string
+	linked   bool // it is what its name stands for
+	lookups  uint64
+	holds    int
+	children map[string]*node // directories only; the ones in the table
+
+	mu    sync.Mutex      // guards file and users
+	file  *blobcache.File // nil unless open or dirty
+	users int             // handles
+	// pending says that Names was told that the service does not have our state of the blob yet.
+	pending atomic.Bool
+
+	attrMu sync.Mutex      // guards what is below
+	entry  blobcache.Entry // what the service has
+	// changed is when the directory was changed here, the zero time if not.
+	changed time.Time
+}
+
+func newNode(e blobcache.Entry) *node { return &node{kind: kindOf(e), entry: e} }
+
+// kindOf says what an entry is.
+func kindOf(e blobcache.Entry) kind {
+	if e.Dir {
+		return kindDir
+	}
+	return metadataKind(e.Properties.Metadata)
+}
+
+// same reports whether an entry stands for this node. table.mu is held.
+func (n *node) same(e blobcache.Entry) bool {
+	if n.kind != kindOf(e) {
+		return false
+	}
+	if n.kind == kindDir || e.Pending || n.pending.Load() {
+		return true
+	}
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	return n.entry.Properties.ETag == e.Properties.ETag
+}
+
+// refresh takes over what a lookup brought. table.mu is held.
+func (n *node) refresh(e blobcache.Entry) {
+	if e.Pending || n.pending.Load() {
+		return // our state is newer than the service's
+	}
+	n.setEntry(e)
+}
+
+func (n *node) setEntry(e blobcache.Entry) {
+	n.attrMu.Lock()
+	n.entry = e
+	n.attrMu.Unlock()
+}
+
+func (n *node) getEntry() blobcache.Entry {
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	return n.entry
+}
+
+// properties returns the properties of the blob as the service has them.
+func (n *node) properties() blob.Properties { return n.getEntry().Properties }
+
+// touch notes a change of a directory's names.
+func (n *node) touch(t time.Time) {
+	n.attrMu.Lock()
+	n.changed = t
+	n.attrMu.Unlock()
+}
+
+// acquire opens the node's file.
+func (v *view) acquire(n *node, write bool) *blobcache.File {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.file == nil {
+		v.nodes.hold(n) // until the file is idle
+		n.file = v.cache.OpenFile(v.cont, n.properties(), v.committed(n))
+	}
+	n.users++
+	n.file.Acquire(write)
+	return n.file
+}
+
+// release ends acquire. A file that is idle then is given up; a dirty one stays, and so does its node.
+func (v *view) release(n *node, f *blobcache.File, write bool) {
+	n.mu.Lock()
+	n.users--
+	n.mu.Unlock()
+	if f.Release(write) {
+		v.retire(n, f)
+	}
+}
+
+// retire drops the idle file of a node that nobody has open.
+func (v *view) retire(n *node, f *blobcache.File) {
+	n.mu.Lock()
+	idle := n.users == 0 && n.file == f
+	if idle {
+		n.file = nil
+	}
+	n.mu.Unlock()
+	if idle {
+		v.nodes.drop(n)
+	}
+}
+
+// opened returns the node's file if it is open or dirty, else nil.
+func (n *node) opened() *blobcache.File {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.file
+}
+
+// committed returns what is to be done when the service has taken a change of a node's file.
+func (v *view) committed(n *node) func(blob.Properties, bool) {
+	return func(p blob.Properties, dirty bool) {
+		if !dirty {
+			n.pending.Store(false)
+		}
+		e := blobcache.Entry{Properties: p, Pending: dirty}
+		// Names first: who finds that the node's ETag is not the one it looked up asks Names again.
+		if path, linked := v.nodes.path(n); linked {
+			v.names.Set(path, e)
+		}
+		e.Pending = false
+		n.setEntry(e)
+		// A write may have come between the commit and here.
+		if f := n.opened(); f != nil && !dirty && f.State().Dirty {
+			v.dirty(n)
+		}
+	}
+}
+
+// dirty tells Names that this mount's state of a file is ahead of the service's.
+func (v *view) dirty(n *node) {
+	if n.pending.Swap(true) {
+		return
+	}
+	if path, linked := v.nodes.path(n); linked {
+		v.names.Set(path, blobcache.Entry{Properties: n.properties(), Pending: true})
+	}
+}

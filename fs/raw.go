@@ -1,0 +1,374 @@
+package fs
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"blobmount/blobcache"
+)
+
+// fileSystem translates the kernel's messages. Methods find the node, delegate to view, and fill in the answer.
+type fileSystem struct {
+	fuse.RawFileSystem // ENOSYS for what is not below: the kernel then does it itself, or not at all
+	*view
+	handles  handles
+	readOnly bool
+}
+
+var _ fuse.RawFileSystem = (*fileSystem)(nil)
+
+func (fs *fileSystem) String() string { return "blobmount" }
+
+// status turns an error into the answer. It is the one place where failures of operations are logged.
+func (fs *fileSystem) status(op string, n *node, name string, err error) fuse.Status {
+	if err == nil {
+		return fuse.OK
+	}
+	no := errno(err)
+	path, _ := fs.nodes.path(n)
+	if name != "" {
+		path += "/" + name
+	}
+	if expected(no) {
+		fs.log.Debug("operation failed", "op", op, "path", path, "errno", no.Error(), "error", err)
+	} else {
+		fs.log.Warn("operation failed", "op", op, "path", path, "errno", no.Error(), "error", err)
+	}
+	return fuse.Status(no)
+}
+
+func callerOf(h *fuse.InHeader) caller { return caller{h.Uid, h.Gid} }
+
+func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	ctx := newRequest(cancel, h.Pid)
+	defer ctx.end()
+	dir := fs.nodes.get(h.NodeId)
+	n, valid, err := fs.lookup(ctx, dir, name, true)
+	if errno(err) == syscall.ENOENT && valid > 0 {
+		out.NodeId = 0 // a negative entry: the kernel need not ask again until then
+		out.SetEntryTimeout(valid)
+		return fuse.OK
+	}
+	if err != nil {
+		return fs.status("lookup", dir, name, err)
+	}
+	fs.entryOut(n, valid, out)
+	return fuse.OK
+}
+
+func (fs *fileSystem) Forget(id, count uint64) { fs.nodes.forget(id, count) }
+
+func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n := fs.nodes.get(in.NodeId)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	valid, err := fs.revalidate(ctx, n)
+	if err != nil {
+		return fs.status("getattr", n, "", err)
+	}
+	fs.attr(n, &out.Attr)
+	out.SetTimeout(valid)
+	return fuse.OK
+}
+
+func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n := fs.nodes.get(in.NodeId)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	if size, ok := in.GetSize(); ok {
+		var err error
+		if fh, ok := in.GetFh(); ok && fs.handles.get(fh) != nil {
+			err = fs.truncate(n, fs.handles.get(fh).file, int64(size))
+		} else {
+			err = fs.resize(ctx, n, int64(size))
+		}
+		if err != nil {
+			return fs.status("truncate", n, "", err)
+		}
+	}
+	if err := fs.setAttributes(ctx, n, in); err != nil {
+		return fs.status("setattr", n, "", err)
+	}
+	fs.attr(n, &out.Attr)
+	out.SetTimeout(fs.validFor())
+	return fuse.OK
+}
+
+// validFor returns for how long what was just learned may be used.
+func (fs *fileSystem) validFor() time.Duration {
+	if fs.timeout < 0 {
+		return 365 * 24 * time.Hour
+	}
+	return fs.timeout
+}
+
+// made answers for something new.
+func (fs *fileSystem) made(op string, dir, n *node, name string, err error, out *fuse.EntryOut) fuse.Status {
+	if err != nil {
+		return fs.status(op, dir, name, err)
+	}
+	fs.entryOut(n, fs.validFor(), out)
+	return fuse.OK
+}
+
+func (fs *fileSystem) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	dir := fs.nodes.get(in.NodeId)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	n, err := fs.mknod(ctx, dir, name, in.Mode, callerOf(&in.InHeader))
+	return fs.made("mknod", dir, n, name, err, out)
+}
+
+func (fs *fileSystem) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	dir := fs.nodes.get(in.NodeId)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	n, err := fs.mkdir(ctx, dir, name, in.Mode, callerOf(&in.InHeader))
+	return fs.made("mkdir", dir, n, name, err, out)
+}
+
+func (fs *fileSystem) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	dir := fs.nodes.get(h.NodeId)
+	ctx := newRequest(cancel, h.Pid)
+	defer ctx.end()
+	n, err := fs.symlink(ctx, dir, name, target, callerOf(h))
+	return fs.made("symlink", dir, n, name, err, out)
+}
+
+func (fs *fileSystem) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	n := fs.nodes.get(h.NodeId)
+	ctx := newRequest(cancel, h.Pid)
+	defer ctx.end()
+	target, err := fs.readlink(ctx, n)
+	return target, fs.status("readlink", n, "", err)
+}
+
+// Link refuses hard links: a blob has one name.
+func (fs *fileSystem) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	return fuse.EPERM
+}
+
+func (fs *fileSystem) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	dir := fs.nodes.get(h.NodeId)
+	ctx := newRequest(cancel, h.Pid)
+	defer ctx.end()
+	return fs.status("unlink", dir, name, fs.unlink(ctx, dir, name))
+}
+
+func (fs *fileSystem) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	dir := fs.nodes.get(h.NodeId)
+	ctx := newRequest(cancel, h.Pid)
+	defer ctx.end()
+	return fs.status("rmdir", dir, name, fs.rmdir(ctx, dir, name))
+}
+
+// RENAME_NOREPLACE, the one flag of renameat2(2) that a container can honour.
+const renameNoReplace = 1
+
+func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	from, to := fs.nodes.get(in.NodeId), fs.nodes.get(in.Newdir)
+	if in.Flags&^renameNoReplace != 0 {
+		return fuse.EINVAL
+	}
+	// Not to be interrupted: the copies of a directory would be left half-way.
+	err := fs.rename(context.Background(), end{dir: from, name: oldName}, end{dir: to, name: newName},
+		in.Flags&renameNoReplace != 0)
+	return fs.status("rename", from, oldName, err)
+}
+
+func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n := fs.nodes.get(in.NodeId)
+	write := in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY
+	if write && fs.readOnly {
+		return fuse.EROFS
+	}
+	f, err := fs.open(n, write, in.Flags&syscall.O_TRUNC != 0)
+	if err != nil {
+		return fs.status("open", n, "", err)
+	}
+	out.Fh, out.OpenFlags = fs.opened(n, f, write)
+	return fuse.OK
+}
+
+// opened makes a handle. The pages that the kernel has of this node are right: a node is a version.
+func (fs *fileSystem) opened(n *node, f *blobcache.File, write bool) (fh uint64, flags uint32) {
+	flags = fuse.FOPEN_KEEP_CACHE
+	if !write {
+		flags |= fuse.FOPEN_NOFLUSH // nothing to commit
+	}
+	return fs.handles.add(&handle{node: n, file: f, write: write}), flags
+}
+
+func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	dir := fs.nodes.get(in.NodeId)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	n, f, err := fs.createFile(ctx, dir, name, in.Mode, in.Flags&syscall.O_EXCL != 0, callerOf(&in.InHeader))
+	if err != nil {
+		return fs.status("create", dir, name, err)
+	}
+	fs.entryOut(n, fs.validFor(), &out.EntryOut)
+	out.Fh, out.OpenFlags = fs.opened(n, f, true)
+	return fuse.OK
+}
+
+// lent is a ReadResult whose bytes the cache lends until the kernel has them.
+type lent struct{ blobcache.Data }
+
+func (l *lent) Size() int                          { return l.Len() }
+func (l *lent) Done()                              { l.Data.Done() }
+func (l *lent) Slices() ([][]byte, fuse.Status)    { return l.Data.Bytes, fuse.OK }
+func (l *lent) Bytes([]byte) ([]byte, fuse.Status) { return nil, fuse.EIO }
+
+func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	h := fs.handles.get(in.Fh)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	d, err := h.file.Read(ctx, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	if err != nil {
+		return nil, fs.status("read", h.node, "", err)
+	}
+	return &lent{d}, fuse.OK
+}
+
+func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	h := fs.handles.get(in.Fh)
+	if err := fs.write(h.node, h.file, data, int64(in.Offset)); err != nil {
+		return 0, fs.status("write", h.node, "", err)
+	}
+	return uint32(len(data)), fuse.OK
+}
+
+// Flush is close(2): what was written is in the service afterwards. It cannot be interrupted, since a process that is
+// being killed closes its files too; the bound of the service's retries is its bound.
+func (fs *fileSystem) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	h := fs.handles.get(in.Fh)
+	if !h.write {
+		return fuse.OK
+	}
+	return fs.status("close", h.node, "", fs.commit(context.Background(), h.node, h.file))
+}
+
+func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	h := fs.handles.get(in.Fh)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	return fs.status("fsync", h.node, "", fs.commit(ctx, h.node, h.file))
+}
+
+// Release is the last close of a handle. Nobody waits for its answer; what a mapping wrote after the close is committed
+// here.
+func (fs *fileSystem) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
+	h := fs.handles.remove(in.Fh)
+	if h.write && h.file.State().Dirty {
+		fs.status("release", h.node, "", fs.commit(context.Background(), h.node, h.file))
+	}
+	fs.release(h.node, h.file, h.write)
+}
+
+func (fs *fileSystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	h := fs.handles.get(in.Fh)
+	return fs.status("fallocate", h.node, "", fs.allocate(h.node, h.file, in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n := fs.nodes.get(in.NodeId)
+	fs.nodes.hold(n)
+	out.Fh = fs.handles.add(&handle{node: n})
+	return fuse.OK
+}
+
+func (fs *fileSystem) ReleaseDir(in *fuse.ReleaseIn) {
+	fs.nodes.drop(fs.handles.remove(in.Fh).node)
+}
+
+// FsyncDir has nothing to do: names are in the service before their operation returns.
+func (fs *fileSystem) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status { return fuse.OK }
+
+func (fs *fileSystem) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return fs.readDir(cancel, in, func(d fuse.DirEntry, _ *node, _ string) bool { return out.AddDirEntry(d) })
+}
+
+func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return fs.readDir(cancel, in, func(d fuse.DirEntry, dir *node, path string) bool {
+		eo := out.AddDirLookupEntry(d)
+		if eo == nil {
+			return false
+		}
+		// The names may have changed since the directory was listed: what is true now counts. An entry without
+		// attributes ("." and ".." too) makes the kernel look it up if it needs to.
+		if e, valid, ok := fs.names.Known(path); ok && dir != nil {
+			fs.entryOut(fs.nodes.bind(dir, d.Name, e, true), valid, eo)
+		}
+		return true
+	})
+}
+
+// readDir walks the entries from the offset of the request: 0 is ".", 1 is "..". add gets each, with its directory and
+// path if it has a node of its own, until it has no more room.
+func (fs *fileSystem) readDir(cancel <-chan struct{}, in *fuse.ReadIn, add func(d fuse.DirEntry, dir *node, path string) bool) fuse.Status {
+	h := fs.handles.get(in.Fh)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	entries, err := h.listing(ctx, fs.view, in.Offset == 0)
+	if err != nil {
+		return fs.status("readdir", h.node, "", err)
+	}
+	prefix, _ := fs.nodes.path(h.node)
+	if prefix != "" {
+		prefix += "/"
+	}
+	for i := in.Offset; i < uint64(len(entries))+2; i++ {
+		if i < 2 {
+			if !add(fuse.DirEntry{Name: ".."[:i+1], Mode: syscall.S_IFDIR, Ino: h.node.ino, Off: i + 1}, nil, "") {
+				break
+			}
+			continue
+		}
+		e := &entries[i-2]
+		path := prefix + e.Name
+		a := fs.defaults.attributesOf(kindOf(e.Entry), &e.Properties)
+		d := fuse.DirEntry{Name: e.Name, Mode: a.typ, Ino: fs.nodes.inode(h.node, e.Name, path), Off: i + 1}
+		if !add(d, h.node, path) {
+			break
+		}
+	}
+	return fuse.OK
+}
+
+func (fs *fileSystem) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	fs.statfs(out)
+	return fuse.OK
+}
+
+// Access is not asked: the mount has default_permissions.
+func (fs *fileSystem) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// revalidate makes sure that the attributes of a node are not older than the blob-cache timeout, and returns for how
+// long they may be used. A node that is open or has lost its name stays what it is.
+func (fs *fileSystem) revalidate(ctx context.Context, n *node) (time.Duration, error) {
+	if n == fs.nodes.root || n.opened() != nil {
+		return fs.validFor(), nil
+	}
+	p, linked := fs.nodes.path(n)
+	if !linked {
+		return fs.validFor(), nil
+	}
+	e, valid, err := fs.names.Lookup(ctx, p)
+	if err != nil {
+		return 0, err
+	}
+	if !fs.isSame(n, e) {
+		// Another version has the name: this inode is gone, the next lookup gives the new one.
+		return 0, syscall.ESTALE
+	}
+	fs.nodes.mu.Lock()
+	n.refresh(e)
+	fs.nodes.mu.Unlock()
+	return valid, nil
+}

@@ -1,0 +1,230 @@
+package fs
+
+import (
+	"hash/fnv"
+	"strings"
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"blobmount/blobcache"
+)
+
+// table holds the nodes that the kernel knows, and those that are open or dirty. A node stays as long as the kernel
+// has looked it up more often than forgotten it, somebody holds it, or it has children in the table. Ids are counted
+// up and never used again. All methods may be called in parallel.
+type table struct {
+	root *node
+
+	mu    sync.Mutex // guards what is below, and the fields of node that say so
+	last  uint64     // id
+	byID  map[uint64]*node
+	byIno map[uint64]*node
+}
+
+func newTable(root *node) *table {
+	root.id, root.ino = fuse.FUSE_ROOT_ID, fuse.FUSE_ROOT_ID
+	root.linked, root.children = true, map[string]*node{}
+	t := &table{root: root, last: fuse.FUSE_ROOT_ID}
+	t.byID = map[uint64]*node{root.id: root}
+	t.byIno = map[uint64]*node{root.ino: root}
+	return t
+}
+
+// get returns the node that the kernel calls id. The kernel names only nodes that it has not forgotten.
+func (t *table) get(id uint64) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byID[id]
+}
+
+// path returns where a node is, relative to the root of the mount, and whether it still is anywhere.
+func (t *table) path(n *node) (string, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pathLocked(n)
+}
+
+func (t *table) pathLocked(n *node) (string, bool) {
+	var parts []string
+	linked := true
+	for ; n != t.root; n = n.parent {
+		linked = linked && n.linked
+		parts = append(parts, n.name)
+	}
+	for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
+		parts[i], parts[j] = parts[j], parts[i]
+	}
+	return strings.Join(parts, "/"), linked
+}
+
+// isLinked reports whether a node is what its name stands for.
+func (t *table) isLinked(n *node) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return n.linked
+}
+
+// child returns the node under a name, nil if the table has none.
+func (t *table) child(parent *node, name string) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return parent.children[name]
+}
+
+// bind returns the node for an entry: the one that is in the table if it stands for the same version, else a new one
+// in its place. The node is returned with one lookup counted, if count, or held.
+func (t *table) bind(parent *node, name string, e blobcache.Entry, count bool) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := parent.children[name]
+	if n == nil || !n.same(e) {
+		if n != nil {
+			t.unlinkLocked(n)
+		}
+		n = newNode(e)
+		t.last++
+		n.id = t.last
+		n.parent, n.name, n.linked = parent, name, true
+		if parent.children == nil {
+			parent.children = map[string]*node{}
+		}
+		parent.children[name] = n
+		t.byID[n.id] = n
+		path, _ := t.pathLocked(n)
+		t.number(n, path)
+	} else {
+		n.refresh(e)
+	}
+	if count {
+		n.lookups++
+	} else {
+		n.holds++
+	}
+	return n
+}
+
+// number gives a node the inode number that programs see: a hash of its path, so that it is the same after the kernel
+// has forgotten the node and after a remount, but never that of another node in the table. t.mu is held.
+func (t *table) number(n *node, path string) {
+	h := fnv.New64a()
+	h.Write([]byte(path))
+	for {
+		n.ino = h.Sum64()
+		if n.ino > fuse.FUSE_ROOT_ID && t.byIno[n.ino] == nil {
+			t.byIno[n.ino] = n
+			return
+		}
+		h.Write([]byte{0})
+	}
+}
+
+// inode returns the inode number of a name in a listing: that of its node, or what it will have if it gets one and
+// the number is free then.
+func (t *table) inode(dir *node, name, path string) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := dir.children[name]; n != nil {
+		return n.ino
+	}
+	h := fnv.New64a()
+	h.Write([]byte(path))
+	return h.Sum64()
+}
+
+// forget takes back lookups.
+func (t *table) forget(id, count uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byID[id]
+	if n == nil || n == t.root {
+		return
+	}
+	n.lookups -= min(count, n.lookups)
+	t.reap(n)
+}
+
+// hold keeps a node in the table until drop.
+func (t *table) hold(n *node) {
+	t.mu.Lock()
+	n.holds++
+	t.mu.Unlock()
+}
+
+func (t *table) drop(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.holds--
+	t.reap(n)
+}
+
+// reap removes a node that nothing keeps, and then its parents for which it was the last reason. t.mu is held.
+func (t *table) reap(n *node) {
+	for n != t.root && n.lookups == 0 && n.holds == 0 && len(n.children) == 0 {
+		if t.byID[n.id] != n {
+			return
+		}
+		delete(t.byID, n.id)
+		if t.byIno[n.ino] == n {
+			delete(t.byIno, n.ino)
+		}
+		t.unlinkLocked(n)
+		n = n.parent
+	}
+}
+
+// unlink takes a node off its name: the file is deleted or replaced, and lives on only in its handles.
+func (t *table) unlink(n *node) {
+	t.mu.Lock()
+	t.unlinkLocked(n)
+	t.reap(n)
+	t.mu.Unlock()
+}
+
+func (t *table) unlinkLocked(n *node) {
+	if n.linked && n.parent.children[n.name] == n {
+		delete(n.parent.children, n.name)
+	}
+	n.linked = false
+}
+
+// move puts a node under another name. What had that name is unlinked.
+func (t *table) move(n, parent *node, name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old := parent.children[name]; old != nil && old != n {
+		t.unlinkLocked(old)
+		t.reap(old)
+	}
+	from := n.parent
+	t.unlinkLocked(n)
+	if parent.children == nil {
+		parent.children = map[string]*node{}
+	}
+	n.parent, n.name, n.linked = parent, name, true
+	parent.children[name] = n
+	t.reap(from)
+}
+
+// below returns all nodes in the table below a directory, with their paths relative to the root.
+func (t *table) below(n *node) map[*node]string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := map[*node]string{}
+	var walk func(*node)
+	walk = func(n *node) {
+		for _, c := range n.children {
+			out[c], _ = t.pathLocked(c)
+			walk(c)
+		}
+	}
+	walk(n)
+	return out
+}
+
+// size returns the number of nodes in the table, the root included.
+func (t *table) size() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byID)
+}

@@ -1,0 +1,141 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"blobmount/blobcache"
+	"blobmount/blobcache/blob"
+)
+
+// view is a directory tree over one container: what every operation means. It knows nothing of the kernel's
+// messages.
+type view struct {
+	cont     blob.Container
+	cache    *blobcache.Cache
+	names    *blobcache.Names
+	nodes    *table
+	defaults Defaults
+	timeout  time.Duration // blob-cache timeout
+	started  time.Time
+	log      *slog.Logger
+}
+
+// checkName refuses what cannot be part of a blob's name. The kernel has seen to slashes and NUL.
+func checkName(dir, name string) error {
+	switch {
+	case len(name) > 255:
+		return syscall.ENAMETOOLONG
+	case !utf8.ValidString(name):
+		return syscall.EILSEQ // names travel in URLs and XML, which are UTF-8
+	case utf8.RuneCountInString(path.Join(dir, name)) > blob.MaxNameLength:
+		return syscall.ENAMETOOLONG
+	}
+	return nil
+}
+
+// place returns the path of a name in a directory.
+func (v *view) place(dir *node, name string) (string, error) {
+	p, linked := v.nodes.path(dir)
+	if !linked {
+		return "", syscall.ENOENT
+	}
+	if p == "" {
+		return name, nil
+	}
+	return p + "/" + name, nil
+}
+
+// find returns what a name in a directory stands for, and for how long that may be used.
+func (v *view) find(ctx context.Context, dir *node, name string) (blobcache.Entry, time.Duration, error) {
+	p, err := v.place(dir, name)
+	if err != nil {
+		return blobcache.Entry{}, 0, err
+	}
+	if err := checkName("", p[strings.LastIndexByte(p, '/')+1:]); err != nil {
+		return blobcache.Entry{}, 0, err
+	}
+	return v.names.Lookup(ctx, p)
+}
+
+// lookup returns the node under a name. One lookup is counted if count, else the node is held.
+func (v *view) lookup(ctx context.Context, dir *node, name string, count bool) (*node, time.Duration, error) {
+	e, valid, err := v.find(ctx, dir, name)
+	if err != nil {
+		return nil, valid, err
+	}
+	if c := v.nodes.child(dir, name); c != nil && !v.isSame(c, e) {
+		// Our own commit may have come in between; then Names knows by now.
+		if e, valid, err = v.find(ctx, dir, name); err != nil {
+			return nil, valid, err
+		}
+	}
+	return v.nodes.bind(dir, name, e, count), valid, nil
+}
+
+func (v *view) isSame(n *node, e blobcache.Entry) bool {
+	v.nodes.mu.Lock()
+	defer v.nodes.mu.Unlock()
+	return n.same(e)
+}
+
+// made tells of a new name, and returns its node with one lookup counted.
+func (v *view) made(dir *node, name, p string, e blobcache.Entry) *node {
+	v.names.Set(p, e)
+	if c := v.nodes.child(dir, name); c != nil {
+		v.nodes.unlink(c)
+	}
+	dir.touch(time.Now())
+	return v.nodes.bind(dir, name, e, true)
+}
+
+// upload writes a small blob that is no file: a marker, a link, a FIFO.
+func (v *view) upload(ctx context.Context, name, content string, m map[string]string, c blob.Condition) (blob.Written, error) {
+	return v.cont.Upload(ctx, name, strings.NewReader(content), int64(len(content)),
+		blob.WriteOptions{Metadata: m, Condition: c})
+}
+
+// keepDir makes sure that a directory stays when the name in it that is given goes away: directories do not vanish
+// because their last file was removed through this mount. Implied ones get a marker then.
+func (v *view) keepDir(ctx context.Context, dir *node, name string) error {
+	if dir == v.nodes.root || dir.getEntry().Marker {
+		return nil
+	}
+	p, linked := v.nodes.path(dir)
+	if !linked {
+		return nil
+	}
+	entries, err := v.names.List(ctx, p, false)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name != name && !e.Pending {
+			return nil
+		}
+	}
+	return v.mark(ctx, dir, p)
+}
+
+// mark gives an implied directory its marker.
+func (v *view) mark(ctx context.Context, dir *node, p string) error {
+	m := map[string]string{blobcache.MarkerKey: "true"}
+	w, err := v.upload(ctx, p, "", m, blob.Condition{IfNoneMatch: blob.Any})
+	if blob.Is(err, blob.Exists) {
+		return nil // a marker that we had not seen, or a shadowed blob, which also keeps the name
+	}
+	if err != nil {
+		return fmt.Errorf("keep directory %q: %w", p, err)
+	}
+	e := blobcache.Entry{Dir: true, Marker: true}
+	e.Properties = blob.Properties{Name: p, ETag: w.ETag, Modified: w.Modified, Metadata: m}
+	v.names.Set(p, e)
+	dir.setEntry(e)
+	return nil
+}
