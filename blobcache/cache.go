@@ -29,8 +29,6 @@ type Config struct {
 	BlockSize int64
 	// Connections bounds the requests for data that are under way at once, up and down separately. 0 means 64.
 	Connections int
-	// Stamp, if not nil, puts the time at which a file was last changed into the metadata that a commit sends.
-	Stamp func(metadata map[string]string, modified time.Time)
 	Log   *slog.Logger
 }
 
@@ -46,7 +44,6 @@ type Cache struct {
 	staging   string // this process's part of it, locked
 	lock      *os.File
 	log       *slog.Logger
-	stamp     func(map[string]string, time.Time)
 	blockSize int64
 	small     int64 // blobs of up to this many bytes are one unit
 	whole     int64 // blobs of up to this many bytes are fetched at once
@@ -95,7 +92,7 @@ func Open(cfg Config) (*Cache, error) {
 		cfg.Connections = 64
 	}
 	c := &Cache{
-		dir: cfg.Dir, log: cfg.Log, stamp: cfg.Stamp, blockSize: cfg.BlockSize, now: time.Now,
+		dir: cfg.Dir, log: cfg.Log, blockSize: cfg.BlockSize, now: time.Now,
 		versions: map[key]*version{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
 		downloads: make(semaphore, cfg.Connections), uploads: make(semaphore, cfg.Connections),
 		// A whole request of 4 MiB at 60 MiB a second takes 67 ms, so 10 ms until its first byte cost 13 %; more

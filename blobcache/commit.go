@@ -73,8 +73,8 @@ func (f *File) options() blob.WriteOptions {
 	if o.Metadata == nil {
 		o.Metadata = map[string]string{}
 	}
-	if f.c.stamp != nil {
-		f.c.stamp(o.Metadata, f.modified)
+	if f.hooks.Stamp != nil {
+		f.hooks.Stamp(o.Metadata, f.modified)
 	}
 	if f.isNew {
 		o.Condition.IfNoneMatch = blob.Any
@@ -373,7 +373,7 @@ func (f *File) done(w blob.Written, o blob.WriteOptions, size int64, gen uint64,
 	if clean {
 		f.c.track(f, false)
 	}
-	f.committed(p, !clean)
+	f.hooks.Committed(p, !clean)
 }
 
 // retry commits a file that nobody has open any more and that could not be committed. It gives up when the file is

@@ -17,9 +17,7 @@ import (
 type File struct {
 	c    *Cache
 	cont blob.Container
-	// committed is called after every change that the service took, with the properties as they are now and whether
-	// there are later changes. No lock is held but commit.
-	committed func(p blob.Properties, dirty bool)
+	hooks Hooks
 
 	commit sync.Mutex // one commit, rename or change of metadata at a time
 	// writers is held shared by every write, and exclusively by a commit that could not catch up with them.
@@ -42,17 +40,24 @@ type File struct {
 	writing  int // those of them that may write
 }
 
-// OpenFile returns a File for a blob that is in the service. committed is called after every change that the service
-// took, with the properties as they are now and whether the file is dirty; it must not call the File's methods that
-// change it.
-func (c *Cache) OpenFile(cont blob.Container, p blob.Properties, committed func(blob.Properties, bool)) *File {
-	return &File{c: c, cont: cont, committed: committed, props: p, size: p.Size, limit: p.Size, modified: p.Modified}
+// Hooks are what the owner of a File adds to its commits. They must not call methods that change the File.
+type Hooks struct {
+	// Committed is called after every change that the service took, with the properties as they are now and whether
+	// there are later changes.
+	Committed func(p blob.Properties, dirty bool)
+	// Stamp puts the time at which the content was last changed into the metadata that a commit sends. It may be nil.
+	Stamp func(metadata map[string]string, modified time.Time)
+}
+
+// OpenFile returns a File for a blob that is in the service.
+func (c *Cache) OpenFile(cont blob.Container, p blob.Properties, hooks Hooks) *File {
+	return &File{c: c, cont: cont, hooks: hooks, props: p, size: p.Size, limit: p.Size, modified: p.Modified}
 }
 
 // CreateFile returns a File for a blob that is not in the service. It is dirty from the start. Of the properties the
 // name, the headers and the metadata count.
-func (c *Cache) CreateFile(cont blob.Container, p blob.Properties, committed func(blob.Properties, bool)) *File {
-	f := c.OpenFile(cont, p, committed)
+func (c *Cache) CreateFile(cont blob.Container, p blob.Properties, hooks Hooks) *File {
+	f := c.OpenFile(cont, p, hooks)
 	f.isNew, f.size, f.limit, f.gen, f.modified = true, 0, 0, 1, c.now()
 	c.track(f, true)
 	return f
@@ -354,7 +359,7 @@ func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) erro
 	p = f.props
 	dirty := f.gen != f.saved
 	f.mu.Unlock()
-	f.committed(p, dirty)
+	f.hooks.Committed(p, dirty)
 	return nil
 }
 

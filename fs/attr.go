@@ -115,9 +115,9 @@ func putID(m map[string]string, key string, id, def uint32) {
 	m[key] = strconv.FormatUint(uint64(id), 10)
 }
 
-// Stamp puts the time of the last change into metadata. Last-Modified, the service's own, has whole seconds only and
+// stamp puts the time of the last change into metadata. Last-Modified, the service's own, has whole seconds only and
 // changes with every copy, so a program that compares times before and after close or rename would see a change.
-func Stamp(metadata map[string]string, modified time.Time) {
+func stamp(metadata map[string]string, modified time.Time) {
 	metadata[keyMtime] = modified.UTC().Format(time.RFC3339Nano)
 }
 
@@ -207,7 +207,7 @@ func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
 	m := f.Metadata()
 	v.defaults.put(m, n.kind, a)
 	if hasMtime && !mtime.Equal(before) {
-		Stamp(m, mtime)
+		stamp(m, mtime)
 		f.SetModified(mtime)
 	} else if a == was {
 		return nil
@@ -253,7 +253,7 @@ func (v *view) setDirAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error
 	m[blobcache.MarkerKey] = "true"
 	v.defaults.put(m, kindDir, a)
 	if hasMtime {
-		Stamp(m, mtime)
+		stamp(m, mtime)
 	}
 	p := blob.Properties{Name: path, Metadata: m}
 	var w blob.Written

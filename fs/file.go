@@ -51,7 +51,7 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	n.pending.Store(true)
 	n.mu.Lock()
 	v.nodes.hold(n)
-	n.file = v.cache.CreateFile(v.cont, props, v.committed(n))
+	n.file = v.cache.CreateFile(v.cont, props, v.hooks(n))
 	n.file.Acquire(true)
 	n.users++
 	f := n.file

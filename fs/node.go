@@ -103,7 +103,7 @@ func (v *view) acquire(n *node, write bool) *blobcache.File {
 	defer n.mu.Unlock()
 	if n.file == nil {
 		v.nodes.hold(n) // until the file is idle
-		n.file = v.cache.OpenFile(v.cont, n.properties(), v.committed(n))
+		n.file = v.cache.OpenFile(v.cont, n.properties(), v.hooks(n))
 	}
 	n.users++
 	n.file.Acquire(write)
@@ -140,23 +140,29 @@ func (n *node) opened() *blobcache.File {
 	return n.file
 }
 
-// committed returns what is to be done when the service has taken a change of a node's file.
-func (v *view) committed(n *node) func(blob.Properties, bool) {
-	return func(p blob.Properties, dirty bool) {
-		if !dirty {
-			n.pending.Store(false)
-		}
-		e := blobcache.Entry{Properties: p, Pending: dirty}
-		// Names first: who finds that the node's ETag is not the one it looked up asks Names again.
-		if path, linked := v.nodes.path(n); linked {
-			v.names.Set(path, e)
-		}
-		e.Pending = false
-		n.setEntry(e)
-		// A write may have come between the commit and here.
-		if f := n.opened(); f != nil && !dirty && f.State().Dirty {
-			v.dirty(n)
-		}
+// hooks returns what a node's file tells when it is committed.
+func (v *view) hooks(n *node) blobcache.Hooks {
+	return blobcache.Hooks{
+		Stamp:     stamp,
+		Committed: func(p blob.Properties, dirty bool) { v.committed(n, p, dirty) },
+	}
+}
+
+// committed brings the node and Names up to date when the service has taken a change.
+func (v *view) committed(n *node, p blob.Properties, dirty bool) {
+	if !dirty {
+		n.pending.Store(false)
+	}
+	e := blobcache.Entry{Properties: p, Pending: dirty}
+	// Names first: who finds that the node's ETag is not the one it looked up asks Names again.
+	if path, linked := v.nodes.path(n); linked {
+		v.names.Set(path, e)
+	}
+	e.Pending = false
+	n.setEntry(e)
+	// A write may have come between the commit and here.
+	if f := n.opened(); f != nil && !dirty && f.State().Dirty {
+		v.dirty(n)
 	}
 }
 
