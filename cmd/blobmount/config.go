@@ -1,0 +1,334 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"blobmount/blobcache"
+	"blobmount/blobcache/blob"
+)
+
+// fsType is the type in the mount table, after "fuse.".
+const fsType = "blobmount"
+
+// Config is everything that the command line says about a mount. Paths are absolute once it was parsed.
+type Config struct {
+	Source     Source
+	MountPoint string
+
+	ReadOnly, AllowOther, NonEmpty bool
+	UID, GID                       idValue
+	FileMode, DirMode, Umask       modeValue
+	KernelOptions                  []string // such as noexec, in the order given
+
+	CacheDir         string
+	CacheSize        sizeValue // 0: chosen by the free space
+	Memory           sizeValue // 0: chosen by the limit of memory
+	BlockSize        sizeValue
+	BlobCacheTimeout secondsValue // negative: for ever
+
+	AccountName, Endpoint, SecretDir string
+	Anonymous, SkipValidation        bool
+
+	Foreground          bool
+	LogLevel, LogFormat wordValue
+	LogFile             string
+
+	help, version bool
+	fsname        string   // of -o fsname=, only compared
+	fake          bool     // as a mount helper: check, do not mount
+	sloppy        bool     // as a mount helper: do not fail for unknown options
+	verbose       bool     // as a mount helper: say what was mounted
+	ignored       []string // the unknown options, when sloppy
+}
+
+// usageError is a mistake in the arguments themselves: exit status 1 of mount(8).
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// section is a group of flags in the help, in the order shown.
+type section struct {
+	title string
+	flags []string
+}
+
+var sections = []section{
+	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
+	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask"}},
+	{"Storage account and credential", []string{"account-name", "endpoint", "secret-dir", "anonymous", "skip-validation"}},
+	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout"}},
+	{"Log", []string{"log-level", "log-format", "log-file"}},
+	{"Other", []string{"help", "version"}},
+}
+
+// minCacheSize, in bytes, holds a few blocks of the default size. The cache itself would take less, and then be of
+// no use.
+const minCacheSize = 64 << 20
+
+// newFlags returns the one set of flags, which sets c, and fills c with the defaults.
+func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
+	*c = Config{
+		UID:              idValue{id: uint32(uid), lookup: userID, kind: "user"},
+		GID:              idValue{id: uint32(gid), lookup: groupID, kind: "group"},
+		FileMode:         0o644,
+		DirMode:          0o755,
+		BlockSize:        8 << 20,
+		BlobCacheTimeout: secondsValue(60 * time.Second),
+		LogLevel:         wordValue{"info", []string{"debug", "info", "warn", "error"}, "LEVEL"},
+		LogFormat:        wordValue{"text", []string{"text", "json"}, "FORMAT"},
+	}
+	f := pflag.NewFlagSet("blobmount", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.Usage = func() {}
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
+	})
+
+	f.VarP(&optionList{f, c}, "options", "o", "comma-separated options as in fstab(5): every flag without its dashes ('_' and '-' are the same), "+
+		"ro, and the kernel's nosuid, noexec, noatime, sync, ... May be repeated")
+	f.BoolVarP(&c.ReadOnly, "read-only", "r", false, "refuse every change")
+	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users use the mount (users other than root need user_allow_other in /etc/fuse.conf)")
+	f.BoolVar(&c.NonEmpty, "nonempty", false, "mount over a directory that has files in it")
+	f.BoolVarP(&c.Foreground, "foreground", "f", false, "do not go to the background; log to standard error")
+
+	f.Var(&c.UID, "uid", "owner, by number or name (default: you)")
+	f.Var(&c.GID, "gid", "group, by number or name (default: yours)")
+	f.Var(&c.FileMode, "file-mode", "permission bits of files")
+	f.Var(&c.DirMode, "dir-mode", "permission bits of directories")
+	f.Var(&c.Umask, "umask", "permission bits to take away from both")
+
+	f.StringVar(&c.AccountName, "account-name", "", "storage `ACCOUNT` (default: AZURE_STORAGE_ACCOUNT_NAME)")
+	f.StringVar(&c.Endpoint, "endpoint", "", "`URL` of the blob service (default: that of the connection string, else https://ACCOUNT.blob.core.windows.net)")
+	f.StringVar(&c.SecretDir, "secret-dir", "", "`DIR` with one file for each of account_name, account_key, sas_token, connection_string, "+
+		"tenant_id, client_id, client_secret. It comes before the environment")
+	f.BoolVar(&c.Anonymous, "anonymous", false, "use no credential, for a container with public access")
+	f.BoolVar(&c.SkipValidation, "skip-validation", false, "mount without asking the service whether the container is there and may be listed")
+
+	f.StringVar(&c.CacheDir, "cache-dir", "", "`DIR` for cached data; mounts may share one (default: /var/cache/blobmount for root, else "+
+		"blobmount below $XDG_CACHE_HOME or $HOME/.cache)")
+	f.Var(&c.CacheSize, "cache-size", "most bytes of cached data on disk (default: a fifth of the space that is free at the start, at most 100GiB)")
+	f.Var(&c.Memory, "memory", "most bytes of data in memory (default: a quarter of the memory of the machine or control group, at most 192MiB)")
+	f.Var(&c.BlockSize, "block-size", "bytes of one block of a blob that is written; a blob has at most 50,000")
+	f.Var(&c.BlobCacheTimeout, "blob-cache-timeout", "how long names, sizes and times may be used without asking the service; "+
+		"0 asks at every open, none never asks again")
+
+	f.Var(&c.LogLevel, "log-level", "debug, info, warn or error")
+	f.Var(&c.LogFormat, "log-format", "text or json")
+	f.StringVar(&c.LogFile, "log-file", "", "append the log to `FILE` (default: log/MOUNTPOINT.log in the cache directory; standard error with --foreground)")
+
+	f.BoolVarP(&c.help, "help", "h", false, "show this text")
+	f.BoolVar(&c.version, "version", false, "show the version")
+	return f
+}
+
+// parseConfig reads the arguments after the program's name, as typed by a user. Errors are usage errors.
+func parseConfig(args []string, c *Config, f *pflag.FlagSet) error {
+	if err := f.Parse(args); err != nil {
+		return &usageError{flagError(err, f)}
+	}
+	if c.help || c.version {
+		return nil
+	}
+	switch n := f.NArg(); {
+	case n == 0:
+		return usagef("SOURCE and MOUNTPOINT are missing: blobmount [flags] az://CONTAINER[/PREFIX] MOUNTPOINT")
+	case n == 1:
+		return usagef("MOUNTPOINT is missing: blobmount [flags] az://CONTAINER[/PREFIX] MOUNTPOINT")
+	case n > 2:
+		return usagef("too many arguments: %d instead of SOURCE and MOUNTPOINT", n)
+	}
+	return c.complete(f.Arg(0), f.Arg(1), f)
+}
+
+// parseHelper reads the arguments that mount(8) gives to /sbin/mount.TYPE: spec dir [-sfnv] [-N ns] [-o options]
+// [-t type]. Here -f means: do everything but the mount.
+func parseHelper(args []string, c *Config, f *pflag.FlagSet) error {
+	h := pflag.NewFlagSet("mount helper", pflag.ContinueOnError)
+	h.Usage = func() {}
+	h.SortFlags = false
+	options := h.StringArrayP("options", "o", nil, "")
+	h.BoolVarP(&c.sloppy, "sloppy", "s", false, "")
+	h.BoolVarP(&c.fake, "fake", "f", false, "")
+	h.BoolVarP(&c.verbose, "verbose", "v", false, "")
+	h.BoolP("no-mtab", "n", false, "") // nothing to do: /etc/mtab is the kernel's table today
+	namespace := h.StringP("namespace", "N", "", "")
+	kind := h.StringP("types", "t", "", "")
+	if err := h.Parse(args); err != nil {
+		return &usageError{flagError(err, h)}
+	}
+	if h.NArg() != 2 {
+		return usagef("mount helper needs SOURCE and DIRECTORY, as mount(8) gives them")
+	}
+	if *namespace != "" {
+		return usagef("-N is not supported: run nsenter --mount=NAMESPACE mount ... instead")
+	}
+	if t := strings.TrimPrefix(*kind, "fuse."); t != "" && t != fsType {
+		return usagef("type must be %s or fuse.%s", fsType, fsType)
+	}
+	for _, o := range *options {
+		if err := f.Set("options", o); err != nil {
+			return &usageError{flagError(err, f)}
+		}
+	}
+	return c.complete(h.Arg(0), h.Arg(1), f)
+}
+
+// complete checks what was parsed, and fills in what follows from it.
+func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
+	var err error
+	if c.Source, err = ParseSource(source); err != nil {
+		return &usageError{err}
+	}
+	if mountPoint == "" {
+		return usagef("MOUNTPOINT is empty")
+	}
+	for _, path := range []*string{&mountPoint, &c.CacheDir, &c.LogFile, &c.SecretDir} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return usagef("the working directory is not there any more: use absolute paths")
+		}
+	}
+	c.MountPoint = mountPoint
+	// A flag that was given without a value is a variable of a script that was not set, not a wish for the default.
+	for _, name := range []string{"cache-dir", "log-file", "secret-dir", "account-name", "endpoint"} {
+		if fl := f.Lookup(name); fl.Changed && fl.Value.String() == "" {
+			return usagef("--%s is empty", name)
+		}
+	}
+
+	if src := c.Source; src.Endpoint != "" {
+		if c.Endpoint != "" && strings.TrimRight(c.Endpoint, "/") != src.Endpoint {
+			return usagef("--endpoint and the URL of the source differ: remove one")
+		}
+		if c.AccountName != "" && c.AccountName != src.Account {
+			return usagef("--account-name says %q, the source %q: remove one", c.AccountName, src.Account)
+		}
+	}
+	if c.Anonymous && c.SecretDir != "" {
+		return usagef("--anonymous uses no credential: remove --secret-dir")
+	}
+	if c.fsname != "" && c.fsname != c.Source.Verbatim {
+		return usagef("option fsname is not supported: the name in the mount table is the source, or mount -a would mount twice")
+	}
+
+	sizes := []struct {
+		name     string
+		v        sizeValue
+		min, max int64
+	}{
+		{"block-size", c.BlockSize, blobcache.MinBlockSize, blob.MaxBlockSize},
+		{"memory", cmp.Or(c.Memory, blobcache.MinMemory), blobcache.MinMemory, 1 << 50},
+		{"cache-size", cmp.Or(c.CacheSize, minCacheSize), minCacheSize, 1 << 60},
+	}
+	for _, s := range sizes {
+		if int64(s.v) < s.min || int64(s.v) > s.max {
+			return usagef("--%s must be from %s to %s", s.name, formatSize(s.min), formatSize(s.max))
+		}
+	}
+	if c.BlockSize%blobcache.MinBlockSize != 0 {
+		return usagef("--block-size must be a multiple of %s", formatSize(blobcache.MinBlockSize))
+	}
+	return nil
+}
+
+// permissions returns the bits for files and for directories.
+func (c *Config) permissions() (file, dir uint32) {
+	return uint32(c.FileMode &^ c.Umask), uint32(c.DirMode &^ c.Umask)
+}
+
+// flagError says in one line what is wrong with an argument, without repeating a value that may be secret.
+func flagError(err error, f *pflag.FlagSet) error {
+	var names []string
+	f.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	var (
+		notExist *pflag.NotExistError
+		required *pflag.ValueRequiredError
+		invalid  *pflag.InvalidValueError
+		option   *optionError
+		unknown  *unknownError
+	)
+	switch {
+	case errors.As(err, &option):
+		return option
+	case errors.As(err, &unknown):
+		return unknown
+	case errors.As(err, &notExist):
+		if s := notExist.GetSpecifiedShortnames(); s != "" {
+			// What follows a single dash is a bundle of letters to pflag, whatever the user meant by it.
+			name, _, _ := strings.Cut(s, "=")
+			if slices.Contains(names, name) {
+				return fmt.Errorf("unknown flag -%s: write --%s", name, name)
+			}
+			return &unknownError{"flag", "-" + s[:1], adviceFor(name, names, "--")}
+		}
+		name := notExist.GetSpecifiedName()
+		return &unknownError{"flag", "--" + printableName(name), adviceFor(name, names, "--")}
+	case errors.As(err, &required):
+		return fmt.Errorf("flag --%s needs a value", required.GetFlag().Name)
+	case errors.As(err, &invalid):
+		return fmt.Errorf("--%s %s", invalid.GetFlag().Name, reason(invalid))
+	}
+	return errors.New("the flags are malformed: see blobmount --help")
+}
+
+// reason is why a flag's value was refused, without the value.
+func reason(err error) string {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err.Error()
+	}
+	switch invalid.GetFlag().Value.Type() {
+	case "bool":
+		return "must be true or false"
+	default:
+		return invalid.Unwrap().Error()
+	}
+}
+
+// usage returns the help text.
+func usage(f *pflag.FlagSet) string {
+	var b strings.Builder
+	b.WriteString(`blobmount makes a container of Azure Blob Storage a directory.
+
+  blobmount [flags] SOURCE MOUNTPOINT       mount; returns when the directory can be used
+  blobmount unmount [--lazy] MOUNTPOINT     unmount; returns when all is written
+  blobmount version                         show the version
+
+SOURCE is one of
+  az://CONTAINER[/PREFIX]                   the account comes from flags, secret directory or environment
+  abfs://CONTAINER[/PREFIX]                 the same
+  https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]
+
+SIZE is in bytes, or has a unit: KiB, MiB, GiB, TiB (powers of 1024), KB, MB, GB, TB (powers of 1000).
+`)
+	for _, s := range sections {
+		fmt.Fprintf(&b, "\n%s:\n", s.title)
+		part := pflag.NewFlagSet("", pflag.ContinueOnError)
+		part.SortFlags = false
+		for _, name := range s.flags {
+			part.AddFlag(f.Lookup(name))
+		}
+		b.WriteString(part.FlagUsagesWrapped(110))
+	}
+	b.WriteString(`
+The credential is the first of: secret directory; environment (AZURE_STORAGE_CONNECTION_STRING,
+AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, in this order); the default chain of the Azure SDK
+(environment, workload identity, managed identity, Azure CLI).
+
+Exit status: 0 mounted; 1 the arguments are wrong; 32 the mount failed.
+`)
+	return b.String()
+}

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"blobmount/auth"
+	"blobmount/blobcache"
+	"blobmount/blobcache/azure"
+	"blobmount/blobcache/blob"
+	"blobmount/fs"
+)
+
+// drainBound is how long the daemon tries to write what is left after an unmount. What it cannot write stays in
+// the cache directory.
+const drainBound = 2 * time.Minute
+
+// mountCommand is `blobmount SOURCE MOUNTPOINT`, and the mount helper.
+type mountCommand struct {
+	process
+	config Config
+}
+
+func (m *mountCommand) run(ctx context.Context) error {
+	if m.ready != nil {
+		if err := becomeDaemon(); err != nil {
+			return err
+		}
+		return m.serve(ctx)
+	}
+	if m.config.Foreground || m.config.fake {
+		return m.serve(ctx)
+	}
+	if err := m.spawn(ctx); err != nil {
+		return err
+	}
+	m.say()
+	return nil
+}
+
+// say tells a user of mount -v what was done, and one of mount -s what was not.
+func (m *mountCommand) say() {
+	for _, o := range m.config.ignored {
+		fmt.Fprintf(m.stderr, "blobmount: ignored unknown option %s\n", printableName(o))
+	}
+	if m.config.verbose {
+		fmt.Fprintf(m.stdout, "blobmount: %s mounted on %s\n", m.config.Source.Verbatim, m.config.MountPoint)
+	}
+}
+
+// parts is what a mount consists of before it is in the tree.
+type parts struct {
+	mountPoint string // without symbolic links
+	container  blob.Container
+	cache      *blobcache.Cache
+	log        *slog.Logger
+	logFile    *os.File // nil when the log goes to standard error
+	close      []func()
+}
+
+// release closes everything, the last opened first.
+func (p *parts) release() {
+	for i := len(p.close) - 1; i >= 0; i-- {
+		p.close[i]()
+	}
+	p.close = nil
+}
+
+// serve mounts, and returns when the mount is gone, in the foreground or as the background process.
+func (m *mountCommand) serve(ctx context.Context) (err error) {
+	p, err := m.prepareOrStop(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			p.log.Error("mount failed", "error", err)
+		}
+		p.release()
+	}()
+	if m.config.fake {
+		return nil
+	}
+	mount, err := m.mount(p)
+	if err != nil {
+		return err
+	}
+	if err := m.announce(p); err != nil {
+		_ = m.system.detach(p.mountPoint, true)
+		mount.Wait()
+		return err
+	}
+	h := holder{
+		mount: mount, log: p.log,
+		detach: func() error { return m.system.detach(p.mountPoint, true) },
+	}
+	h.hold(ctx, m.signals)
+	return m.drain(ctx, p)
+}
+
+// drain writes what is left when nobody can write any more.
+func (m *mountCommand) drain(ctx context.Context, p *parts) error {
+	// The mount may be gone because ctx is done: writing is not less important then.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainBound)
+	defer cancel()
+	if err := p.cache.Close(ctx); err != nil {
+		return fmt.Errorf("not everything could be written; the rest is kept in %s: %w", m.config.CacheDir, err)
+	}
+	p.log.Info("unmounted", "mount_point", p.mountPoint)
+	return nil
+}
+
+// prepareOrStop is prepare, which a signal ends early.
+func (m *mountCommand) prepareOrStop(ctx context.Context) (*parts, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		parts *parts
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		p, err := m.prepare(ctx)
+		done <- result{p, err}
+	}()
+	select {
+	case r := <-done:
+		return r.parts, r.err
+	case s := <-m.signals:
+		cancel()
+		if r := <-done; r.parts != nil {
+			r.parts.release()
+		}
+		return nil, &statusError{exitInterrupt, fmt.Errorf("%v came before the mount was there", s)}
+	}
+}
+
+// prepare checks everything and opens everything. The checks of this machine come first: they are quick.
+func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
+	c := &m.config
+	p = &parts{}
+	defer func() {
+		if err != nil {
+			p.release()
+			p = nil
+		}
+	}()
+	if p.mountPoint, err = m.system.checkMachine(c); err != nil {
+		return p, err
+	}
+	if err = c.fill(m.system, m.lookupEnv); err != nil {
+		return p, err
+	}
+	found, err := auth.Find(auth.Options{
+		Account: c.account(), AccountFrom: c.accountFrom(), Endpoint: c.endpoint(),
+		SecretDir: c.SecretDir, Anonymous: c.Anonymous, LookupEnv: m.lookupEnv,
+	})
+	if err != nil {
+		return p, err
+	}
+
+	late := &lateWriter{}
+	p.log = newLogger(c, late)
+	limitMemory(int64(c.Memory), m.lookupEnv)
+	p.cache, err = blobcache.Open(blobcache.Config{
+		Dir: c.CacheDir, Size: int64(c.CacheSize), Memory: int64(c.Memory), BlockSize: int64(c.BlockSize), Log: p.log,
+	})
+	if err != nil {
+		return p, err
+	}
+	p.close = append(p.close, func() {
+		// Closed by drain before, unless the mount did not come about: then there is nothing to write.
+		_ = p.cache.Close(context.WithoutCancel(ctx))
+	})
+	if err = m.openLog(p, late); err != nil {
+		return p, err
+	}
+	p.log.Info("credential found", "account", found.Account, "endpoint", found.Endpoint, "origin", found.Origin)
+	for _, w := range found.Warnings {
+		p.log.Warn(w)
+	}
+
+	if !c.SkipValidation {
+		probe, err := openContainer(c, found, probeRetry, p.log)
+		if err != nil {
+			return p, err
+		}
+		defer probe.Close()
+		if err := validate(ctx, probe, found, c.Source); err != nil {
+			logCause(p.log, err)
+			return p, err
+		}
+	}
+	container, err := openContainer(c, found, 0, p.log)
+	if err != nil {
+		return p, err
+	}
+	p.close = append(p.close, container.Close)
+	p.container = blob.Sub(container, c.Source.Prefix)
+	return p, nil
+}
+
+// logCause logs what is behind a message that was shortened for the user.
+func logCause(log *slog.Logger, err error) {
+	var v *validationError
+	if !errors.As(err, &v) {
+		return
+	}
+	log.Error("check of the container failed", "error", v.err)
+	var token *auth.TokenError
+	if errors.As(v.err, &token) {
+		log.Error("no token", "cause", token.Err)
+	}
+}
+
+// account and endpoint prefer the source: complete has refused flags that say something else.
+func (c *Config) account() string {
+	if c.Source.Account != "" {
+		return c.Source.Account
+	}
+	return c.AccountName
+}
+
+func (c *Config) accountFrom() string {
+	if c.Source.Account != "" {
+		return "the source"
+	}
+	return ""
+}
+
+func (c *Config) endpoint() string {
+	if c.Source.Endpoint != "" {
+		return c.Source.Endpoint
+	}
+	return c.Endpoint
+}
+
+func openContainer(c *Config, found auth.Found, retryFor time.Duration, log *slog.Logger) (*azure.Container, error) {
+	credential := azure.Credential{SharedKey: found.SharedKey, Token: found.Token}
+	if found.HasSAS {
+		credential.SAS = found.SAS.Reveal()
+	}
+	return azure.New(azure.Config{
+		URL:        found.Endpoint + "/" + c.Source.Container,
+		Credential: credential,
+		RetryFor:   retryFor,
+		Transport:  azure.TransportConfig{Proxy: http.ProxyFromEnvironment},
+		Log:        log,
+	})
+}
+
+// openLog lets the log go where it belongs.
+func (m *mountCommand) openLog(p *parts, late *lateWriter) error {
+	if (m.config.Foreground || m.config.fake) && m.config.LogFile == "" {
+		var w io.Writer = m.stderr
+		if m.config.fake {
+			w = io.Discard // the outcome is the only thing to say
+		}
+		return late.to(w)
+	}
+	path := logPath(&m.config, p.mountPoint)
+	f, err := openLog(path)
+	if err != nil {
+		return fmt.Errorf("cannot open the log %s: %w: use --log-file", path, plain(err))
+	}
+	p.logFile = f
+	p.close = append(p.close, func() { f.Close() })
+	return late.to(f)
+}
+
+// mount puts the mount into the tree.
+func (m *mountCommand) mount(p *parts) (served, error) {
+	c := &m.config
+	file, dir := c.permissions()
+	mount, err := fs.Mount(p.mountPoint, fs.Options{
+		Container: p.container, Cache: p.cache, Source: c.Source.Verbatim,
+		ReadOnly: c.ReadOnly, AllowOther: c.AllowOther,
+		UID: c.UID.id, GID: c.GID.id, FileMode: file, DirMode: dir,
+		Timeout: time.Duration(c.BlobCacheTimeout), MountOptions: c.KernelOptions, Log: p.log,
+	})
+	if errors.Is(err, syscall.EPERM) {
+		return nil, fmt.Errorf("cannot mount on %s: %w: a container needs --cap-add SYS_ADMIN and --device /dev/fuse", p.mountPoint, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot mount on %s: %w", p.mountPoint, err)
+	}
+	return mount, nil
+}
+
+// announce makes the daemon known to blobmount unmount, and tells the waiting user that the mount can be used.
+func (m *mountCommand) announce(p *parts) error {
+	entry, mounted, err := m.system.mountedAt(p.mountPoint)
+	if err == nil && !mounted {
+		err = errors.New("it is not in the mount table") // somebody was quick to unmount it
+	}
+	if err != nil {
+		return fmt.Errorf("the mount on %s did not appear: %w", p.mountPoint, err)
+	}
+	info := daemonInfo{PID: os.Getpid(), MountPoint: p.mountPoint, Source: m.config.Source.Verbatim}
+	lock, err := lockDaemon(lockDirs(m.system.euid), m.system.euid, entry.Device, info)
+	if err != nil {
+		p.log.Warn("blobmount unmount will not be able to wait for this process", "error", err)
+	} else {
+		p.close = append(p.close, lock.release)
+	}
+	file, dir := m.config.permissions()
+	p.log.Info("mounted", "version", versionText(), "pid", info.PID, "source", info.Source, "mount_point", p.mountPoint,
+		"read_only", m.config.ReadOnly, "uid", m.config.UID.id, "gid", m.config.GID.id,
+		"file_mode", fmt.Sprintf("%04o", file), "dir_mode", fmt.Sprintf("%04o", dir),
+		"cache_dir", m.config.CacheDir, "cache_size", int64(m.config.CacheSize), "memory", int64(m.config.Memory),
+		"block_size", int64(m.config.BlockSize), "blob_cache_timeout", m.config.BlobCacheTimeout.String())
+	if m.ready == nil {
+		m.say()
+		return nil
+	}
+	if err := detachStderr(p.logFile); err != nil {
+		return fmt.Errorf("cannot let go of standard error: %w", err)
+	}
+	report(m.ready, exitOK, nil)
+	return nil
+}
+
+// limitMemory makes the garbage collector work harder as the process nears its budget plus what everything but
+// data takes (about 90 MiB: runtime, connections, names of a million files). GOMEMLIMIT of the user wins.
+func limitMemory(memory int64, lookupEnv func(string) (string, bool)) {
+	if _, ok := lookupEnv("GOMEMLIMIT"); !ok {
+		debug.SetMemoryLimit(memory + 90<<20)
+	}
+}
