@@ -59,8 +59,8 @@ func (sys system) checkMachine(c *Config) (mountPoint string, err error) {
 	return mountPoint, sys.checkAllowOther(c.AllowOther)
 }
 
-// statBound is how long a mount that is already there may take to answer. A hung one must not hang us.
-const statBound = 5 * time.Second
+// answerBound is how long a mount that is already there may take to answer. A hung one must not hang us.
+const answerBound = 5 * time.Second
 
 func (sys system) checkMountPoint(path string, nonEmpty bool) (string, error) {
 	path = realPath(path)
@@ -69,7 +69,7 @@ func (sys system) checkMountPoint(path string, nonEmpty bool) (string, error) {
 		return "", fmt.Errorf("cannot read the mount table %s: %w", sys.mountInfo, plain(err))
 	}
 	if mounted {
-		if err := statWithin(path, statBound); isDead(err) {
+		if err := answersWithin(path, answerBound); isDead(err) {
 			return "", fmt.Errorf("mount point %s is a dead mount, left by a daemon that was killed: run blobmount unmount %s", path, path)
 		}
 		return "", fmt.Errorf("mount point %s is already mounted (%s from %s): unmount it first, or use another directory",
@@ -103,13 +103,14 @@ func (sys system) checkMountPoint(path string, nonEmpty bool) (string, error) {
 	return path, nil
 }
 
-// statWithin calls stat, and gives up after a while with os.ErrDeadlineExceeded. The call itself cannot be
+// answersWithin asks a mount something that its daemon has to answer: attributes may be known to the kernel long
+// after the daemon is gone. It gives up after a while with os.ErrDeadlineExceeded. The call itself cannot be
 // interrupted: its goroutine ends when the kernel answers.
-func statWithin(path string, d time.Duration) error {
+func answersWithin(path string, d time.Duration) error {
 	done := make(chan error, 1)
 	go func() {
-		_, err := os.Stat(path)
-		done <- err
+		var st syscall.Statfs_t
+		done <- syscall.Statfs(path, &st)
 	}()
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -205,6 +205,19 @@ func TestDaemonLock(t *testing.T) {
 	if len(daemons(dirs, "0:57")) != 0 {
 		t.Error("the file is still there")
 	}
+	stale := filepath.Join(dir, "0:57-41.lock")
+	write(t, stale, "")
+	if lock, err = lockDaemon([]string{dir}, os.Geteuid(), "0:57", info); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file of a daemon that is gone: %v", err)
+	}
+	removeStale(dir, "0:57")
+	if len(daemons(dirs, "0:57")) != 1 {
+		t.Error("a file that is locked was removed")
+	}
+	lock.release()
 	if _, err := lockDaemon([]string{bad}, os.Geteuid(), "0:57", info); err == nil {
 		t.Error("a directory that everybody can write to was used")
 	}

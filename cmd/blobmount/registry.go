@@ -43,6 +43,7 @@ func lockDaemon(dirs []string, uid int, device string, info daemonInfo) (*daemon
 			errs = append(errs, err)
 			continue
 		}
+		removeStale(dir, device)
 		name := filepath.Join(dir, fmt.Sprintf("%s-%d.lock", device, info.PID))
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|os.O_TRUNC|syscall.O_NOFOLLOW, 0o644)
 		if err != nil {
@@ -62,6 +63,17 @@ func lockDaemon(dirs []string, uid int, device string, info daemonInfo) (*daemon
 		return &daemonLock{f}, nil
 	}
 	return nil, errors.Join(errs...)
+}
+
+// removeStale removes what daemons left behind that were killed. Their mounts are gone: the number of a device
+// belongs to one mount at a time. A daemon that still writes after its unmount holds its lock.
+func removeStale(dir, device string) {
+	for _, f := range daemons([]string{dir}, device) {
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			_ = os.Remove(f.Name())
+		}
+		f.Close()
+	}
 }
 
 // release ends the lock and removes the file.

@@ -110,6 +110,7 @@ func (c *unmountCommand) wait(ctx context.Context, f *os.File) error {
 	info := readDaemonInfo(f)
 	select {
 	case err := <-done:
+		_ = os.Remove(f.Name()) // left by a daemon that was killed; others remove it themselves
 		return err
 	case s := <-c.signals:
 		return &statusError{exitInterrupt, fmt.Errorf("unmounted, but %v came before the daemon (process %d) had ended", s, info.PID)}
