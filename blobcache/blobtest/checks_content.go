@@ -112,6 +112,17 @@ func nameChecks() []Check {
 				p.equal(names(page.Blobs), []string{name}, "List with the whole name as prefix")
 			}
 		}),
+		// "Naming and referencing containers, blobs, and metadata" advises against a dot or slash at the end of a
+		// segment, because some clients drop it; a container must not.
+		check("Names/TrailingDot", func(p *probe) {
+			for _, name := range []string{"dot.", "dots...", "dir./file", "dir/..x../y.", "slash/"} {
+				p.put(name, "content", blob.WriteOptions{})
+				p.holds(name, "content")
+				page, _ := p.list(blob.ListOptions{Prefix: name})
+				p.equal(names(page.Blobs), []string{name}, "List with the whole name as prefix")
+				p.ok(p.c.Delete(p.ctx, name, blob.Condition{}), "Delete %q", name)
+			}
+		}),
 		// "Naming and referencing containers, blobs, and metadata": names are case-sensitive.
 		check("Names/Case", func(p *probe) {
 			p.put("Name", "upper", blob.WriteOptions{})

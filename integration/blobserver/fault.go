@@ -22,7 +22,8 @@ const (
 	// does not act, else of the answer, whose last byte is never sent. A request with neither body is reset at once
 	// and does not act.
 	Break
-	// Stall lets the request wait until Until is closed or the client has gone, and then act as if nothing was.
+	// Stall lets the request wait until Until is closed, and then act as if nothing was. It ends without an answer
+	// when the Server is closed, or when the client has gone, which net/http notices for requests without a body only.
 	Stall
 )
 

@@ -322,7 +322,16 @@ func (q *request) answerXML(status int, body *bytes.Buffer) {
 }
 
 func escape(b *bytes.Buffer, text string) {
+	if !strings.ContainsFunc(text, special) { // most names, and all numbers and times
+		b.WriteString(text)
+		return
+	}
 	_ = xml.EscapeText(b, []byte(text)) // a bytes.Buffer does not fail
+}
+
+// special reports what xml.EscapeText may change.
+func special(r rune) bool {
+	return r < ' ' || r >= 0x7F || r == '<' || r == '>' || r == '&' || r == '"' || r == '\''
 }
 
 // answerWritten answers a write.

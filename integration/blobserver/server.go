@@ -63,7 +63,8 @@ type Server struct {
 	key  []byte
 	url  string
 	http *http.Server
-	done chan struct{} // closed when Serve has returned
+	stop context.CancelFunc // ends the context of all requests
+	done chan struct{}      // closed when Serve has returned
 
 	containers struct {
 		sync.RWMutex
@@ -121,7 +122,10 @@ func Start(o Options) (*Server, error) {
 		return nil, fmt.Errorf("blobserver: %w", err)
 	}
 	s.url = "http://" + l.Addr().String() + "/" + o.Account
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
 	s.http = &http.Server{
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		Handler:           http.HandlerFunc(s.serve),
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
@@ -149,8 +153,9 @@ func checkLoopback(listen string) error {
 	return nil
 }
 
-// Close ends the service and all its connections.
+// Close ends the service and all its connections, stalled requests too.
 func (s *Server) Close() error {
+	s.stop()
 	err := s.http.Close()
 	<-s.done
 	return err

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"blobmount/blobcache/blob"
+	"blobmount/integration/blobserver"
+)
+
+func TestRunServesUntilStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- run(ctx, []string{"--listen", "127.0.0.1:0", "--sample", "--container", "first", "--container", "second"}, w, io.Discard)
+	}()
+	line, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`^DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=[^;]+;BlobEndpoint=([^;]+);\n$`).FindStringSubmatch(line)
+	if m == nil {
+		t.Fatalf("printed %q", line)
+	}
+	res, err := http.Get(m[1] + "/demo/hello.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without credentials: %s", res.Status)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	if res, err := http.Get(m[1]); err == nil {
+		_ = res.Body.Close()
+		t.Error("still answers")
+	}
+}
+
+func TestRunRefuses(t *testing.T) {
+	for _, c := range []struct {
+		args  []string
+		usage bool
+		says  string
+	}{
+		{[]string{"--listen", "0.0.0.0:0"}, false, "loopback"},
+		{[]string{"--listen", "127.0.0.1"}, false, "port"},
+		{[]string{"--listen", "127.0.0.1:0", "--container", "Bad"}, false, "Bad"},
+		{[]string{"--listen", "127.0.0.1:0", "--latency", "-1s"}, false, "negative"},
+		{[]string{"extra"}, false, "extra"},
+		{[]string{"--no-such-flag"}, true, "no-such-flag"},
+		{[]string{"--latency", "fast"}, true, "latency"},
+	} {
+		var stdout, stderr bytes.Buffer
+		err := run(t.Context(), c.args, &stdout, &stderr)
+		if err == nil || errors.Is(err, errUsage) != c.usage || !strings.Contains(err.Error()+stderr.String(), c.says) {
+			t.Errorf("%q: %v, %s", c.args, err, stderr.String())
+		}
+		if stdout.Len() != 0 {
+			t.Errorf("%q printed %q", c.args, stdout.String())
+		}
+	}
+}
+
+func TestSample(t *testing.T) {
+	s, err := blobserver.Start(blobserver.Options{Containers: []string{sampleContainer}}) // there already: it is filled
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := fillSample(s); err != nil {
+		t.Fatal(err)
+	}
+	page, err := s.Store(sampleContainer).List(blob.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := map[string]int64{}
+	for _, b := range page.Blobs {
+		sizes[b.Name] = b.Size
+	}
+	if len(sizes) != 7 || sizes["data/random-64MiB.bin"] != 64<<20 || sizes["data/weather.csv"] == 0 {
+		t.Errorf("sample: %v", sizes)
+	}
+	if rows := strings.Count(weather(), "\n"); rows != 366 {
+		t.Errorf("%d rows of weather", rows)
+	}
+}
