@@ -313,7 +313,7 @@ func cleanSAS(s Secret, origin string) (Secret, error) {
 	text := strings.TrimPrefix(s.Reveal(), "?")
 	q, err := url.ParseQuery(text)
 	if err != nil || strings.ContainsAny(text, "#? \t\r\n") || q.Get("sig") == "" {
-		return Secret{}, fmt.Errorf("%s: the SAS token is not valid: it must be a query such as sv=...&sig=...", origin)
+		return Secret{}, fmt.Errorf("%s: the SAS token is not valid: it must be a query with a signature, such as sv=VERSION&sig=SIGNATURE", origin)
 	}
 	return NewSecret(text), nil
 }
@@ -344,7 +344,7 @@ func (f *finder) servicePrincipal(g group) (found Found, ok bool, err error) {
 	if err != nil {
 		return Found{}, false, fmt.Errorf("%s: tenant id or client id is not valid", found.Origin)
 	}
-	found.Token = named{token, found.Origin}
+	found.Token = named{token, found.Origin, false}
 	return found, true, nil
 }
 
@@ -357,6 +357,6 @@ func (f *finder) defaultChain() (Found, error) {
 	if err != nil {
 		return Found{}, &TokenError{Origin: found.Origin, Err: err}
 	}
-	found.Token = named{token, found.Origin}
+	found.Token = named{token, found.Origin, true}
 	return found, nil
 }

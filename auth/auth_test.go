@@ -317,23 +317,27 @@ func (f fixedToken) GetToken(context.Context, policy.TokenRequestOptions) (azcor
 }
 
 func TestTokenError(t *testing.T) {
-	n := named{fixedToken{errors.New("line one\nline two " + planted)}, "identity from somewhere"}
+	n := named{fixedToken{errors.New("line one\nline two " + planted)}, "identity from somewhere", false}
 	_, err := n.GetToken(t.Context(), policy.TokenRequestOptions{})
 	var te *TokenError
 	if !errors.As(err, &te) || te.Rejected || err.Error() != "no token from the identity from somewhere" {
 		t.Errorf("error is %v", err)
 	}
-	n = named{fixedToken{&azidentity.AuthenticationFailedError{}}, "service principal from somewhere"}
+	n = named{fixedToken{&azidentity.AuthenticationFailedError{}}, "service principal from somewhere", false}
 	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || !te.Rejected {
 		t.Errorf("error is %v", err)
 	}
+	n.chain = true
+	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || te.Rejected {
+		t.Errorf("error of the chain is %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	n = named{fixedToken{context.Canceled}, "x"}
+	n = named{fixedToken{context.Canceled}, "x", false}
 	if _, err = n.GetToken(ctx, policy.TokenRequestOptions{}); errors.As(err, &te) || !errors.Is(err, context.Canceled) {
 		t.Errorf("error after the caller went away is %v", err)
 	}
-	if tok, err := (named{fixedToken{}, "x"}).GetToken(t.Context(), policy.TokenRequestOptions{}); err != nil || tok.Token != planted {
+	if tok, err := (named{fixedToken{}, "x", false}).GetToken(t.Context(), policy.TokenRequestOptions{}); err != nil || tok.Token != planted {
 		t.Errorf("%v", err)
 	}
 }

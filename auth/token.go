@@ -14,7 +14,8 @@ import (
 // the token.
 type TokenError struct {
 	Origin string // as Found.Origin
-	// Rejected is true when the identity service answered with a refusal, false when there was nothing to ask with.
+	// Rejected is true when the identity service refused the very credential that was given. It is false for the
+	// default chain, whose last member to fail says little about what the user meant.
 	Rejected bool
 	Err      error // the cause, several lines long
 }
@@ -34,6 +35,7 @@ func (e *TokenError) Unwrap() error { return e.Err }
 type named struct {
 	azcore.TokenCredential
 	origin string
+	chain  bool // whether it is the default chain
 }
 
 func (n named) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
@@ -45,5 +47,5 @@ func (n named) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azco
 		return t, err // the caller went away: that says nothing about the credential
 	}
 	var refused *azidentity.AuthenticationFailedError
-	return t, &TokenError{Origin: n.origin, Rejected: errors.As(err, &refused), Err: err}
+	return t, &TokenError{Origin: n.origin, Rejected: !n.chain && errors.As(err, &refused), Err: err}
 }

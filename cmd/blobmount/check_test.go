@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -186,18 +187,11 @@ func TestDaemonLock(t *testing.T) {
 		t.Fatalf("%d files", len(files))
 	}
 	defer files[0].Close()
-	released := make(chan struct{})
+	if err := syscall.Flock(int(files[0].Fd()), syscall.LOCK_SH|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+		t.Errorf("the file is not locked: %v", err)
+	}
 	ended := make(chan error)
-	go func() {
-		err := waitForEnd(files[0])
-		select {
-		case <-released:
-		default:
-			err = errors.New("the wait ended before the lock was released")
-		}
-		ended <- err
-	}()
-	close(released)
+	go func() { ended <- waitForEnd(files[0]) }()
 	lock.release()
 	if err := <-ended; err != nil {
 		t.Error(err)

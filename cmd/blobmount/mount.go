@@ -82,7 +82,7 @@ func (m *mountCommand) serve(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			p.log.Error("mount failed", "error", err)
+			p.log.Error("ended", "error", err)
 		}
 		p.release()
 	}()
@@ -133,6 +133,9 @@ func (m *mountCommand) prepareOrStop(ctx context.Context) (*parts, error) {
 	}()
 	select {
 	case r := <-done:
+		if r.err != nil && ctx.Err() != nil {
+			return nil, &statusError{exitInterrupt, errors.New("ended before the mount was there")}
+		}
 		return r.parts, r.err
 	case s := <-m.signals:
 		cancel()

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -152,11 +151,12 @@ func (sys system) detach(path string, lazy bool) error {
 	cmd.Stderr = &out
 	if err := cmd.Run(); err != nil {
 		// It does not tell in its exit status why it failed.
-		text := oneLine(strings.TrimPrefix(out.String(), filepath.Base(helper)+": "))
+		text := oneLine(out.String())
 		if text == "" {
 			text = err.Error()
 		}
-		return fmt.Errorf("cannot unmount %s: %s", path, text)
+		return fmt.Errorf("cannot unmount %s (%s): when it is in use, end the programs that use it (fuser -vm %s lists them), or use --lazy",
+			path, text, path)
 	}
 	return nil
 }

@@ -57,8 +57,8 @@ func explain(err error, found auth.Found, src Source) string {
 		if token.Rejected {
 			return fmt.Sprintf("%v: check tenant, client and secret (the log has the whole answer)", token)
 		}
-		return fmt.Sprintf("no credential was found: set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING, "+
-			"use --secret-dir, or --anonymous for public access (%v either; the log has the reasons)", token)
+		return fmt.Sprintf("no usable credential was found: set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING, "+
+			"use --secret-dir, or --anonymous for public access (%v; the log has the reasons)", token)
 	}
 	if dns := new(net.DNSError); errors.As(err, &dns) && dns.IsNotFound {
 		return fmt.Sprintf("there is no host %s: check the account name %q, and --endpoint", host, found.Account)

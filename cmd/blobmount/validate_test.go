@@ -58,7 +58,7 @@ func TestValidateExplains(t *testing.T) {
 		{anonymous, service(blob.Forbidden, "", 403), []string{"not open to anonymous listing", "instead of --anonymous"}},
 		{anonymous, service(blob.Unauthenticated, "NoAuthenticationInformation", 401), []string{"not open to anonymous access"}},
 		{withToken, &blob.Error{Code: blob.Unauthenticated, Err: &auth.TokenError{Origin: withToken.Origin, Err: errors.New("many\nlines")}},
-			[]string{"no credential was found", "--secret-dir", "no token from the identity"}},
+			[]string{"no usable credential was found", "--secret-dir", "no token from the identity"}},
 		{withToken, &blob.Error{Code: blob.Unauthenticated, Err: &auth.TokenError{Origin: "service principal from x", Rejected: true, Err: errors.New("many\nlines")}},
 			[]string{"the identity service refused a token for the service principal from x", "check tenant"}},
 		{withKey, &blob.Error{Code: blob.Unavailable, Err: &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}},
