@@ -385,5 +385,5 @@ func (q *request) body(limit int64) ([]byte, error) {
 		}
 		at = end
 	}
-	return buf, checkSums(q.r.Header, buf)
+	return buf, checkSums(q.r.Header, q.w.Header(), buf)
 }

@@ -220,7 +220,21 @@ func TestErrors(t *testing.T) {
 // The CRC-64 of Azure is not that of any standard: the check value is azblob's for the nine digits.
 func TestChecksums(t *testing.T) {
 	c := start(t, Options{})
-	c.put("/con1/a", "123456789", "Content-MD5: JfnnlDI7RTiF9RgfG2JNCw==", "x-ms-content-crc64: "+crcOfDigits)
+	const md5 = "JfnnlDI7RTiF9RgfG2JNCw=="
+	for _, path := range []string{"/con1/a", "/con1/a?comp=block&blockid=AAAA"} {
+		a := c.do(201, "", "PUT", path, "123456789", blockBlobFor(path), "Content-MD5: "+md5, "x-ms-content-crc64: "+crcOfDigits)
+		if a.header.Get("Content-MD5") != md5 || a.header.Get("x-ms-content-crc64") != crcOfDigits {
+			t.Errorf("PUT %s does not say what it verified: %v", path, a.header)
+		}
+	}
+}
+
+// blockBlobFor returns the header that Put Blob needs and Put Block refuses.
+func blockBlobFor(path string) string {
+	if strings.Contains(path, "comp=block") {
+		return "X-Ignore: 1"
+	}
+	return blockBlob
 }
 
 func TestBlocks(t *testing.T) {
