@@ -3,12 +3,14 @@ package azure
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc64"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -161,8 +163,8 @@ func TestNamesArrive(t *testing.T) {
 	for _, sas := range []string{"", "sv=2024-11-04&sig=a%2Bb%3D"} {
 		c := s.container(t, func(cfg *Config) { cfg.Credential.SAS = sas })
 		for _, name := range []string{
-			"plain", "a/b", "a b", " a ", "100%", "%41", "%2F", "a?b=c", "#", "a+b", `back\slash`, "日本", "a//b", "a/", "/a",
-			"trailing.", "dir./x", "...", "..x", ".x", "a&b=c;d", "a:b@c$d,e", "\u007f", "~!*'()[]", strings.Repeat("é", 1024),
+			"plain", "a/b", "a b", " a ", "100%", "%41", "%2F", "a?b=c", "#", "a+b", "日本", "a//b", "a/", "/a",
+			"..x", ".x", "a.b", "a&b=c;d", "a:b@c$d,e", "\u007f", "~!*'()[]", strings.Repeat("é", 1024),
 		} {
 			for op, call := range map[string]func() error{
 				"Properties": func() error { _, err := c.Properties(t.Context(), name, blob.Condition{}); return err },
@@ -182,7 +184,7 @@ func TestNamesArrive(t *testing.T) {
 func TestNamesRefused(t *testing.T) {
 	s := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { refuse(w, r, 500, "", "") })
 	c := s.container(t, nil)
-	for _, name := range []string{"", ".", "..", "a/../b", "./a", "a/.", "a\x00b", "a\nb", "\xff", strings.Repeat("x", 1025)} {
+	for _, name := range []string{"", ".", "..", "a/../b", "./a", "a/.", "trailing.", "dir./x", "...", `back\slash`, "a\x00b", "a\nb", "\xff", strings.Repeat("x", 1025)} {
 		if _, err := c.Properties(t.Context(), name, blob.Condition{}); !blob.Is(err, blob.InvalidName) {
 			t.Errorf("Properties %q: %v", name, err)
 		}
@@ -266,6 +268,7 @@ func TestExists(t *testing.T) {
 		{412, "ConditionNotMet", blob.Condition{IfMatch: etag1}, blob.ConditionNotMet},
 		{412, "ConditionNotMet", blob.Condition{IfNoneMatch: etag1}, blob.ConditionNotMet},
 		{412, "SourceConditionNotMet", blob.Condition{IfNoneMatch: blob.Any}, blob.ConditionNotMet},
+		{304, "ConditionNotMet", blob.Condition{IfNoneMatch: blob.Any}, blob.ConditionNotMet}, // Azurite, of a source
 	} {
 		code, status = test.code, test.status
 		o := blob.WriteOptions{Condition: test.c}
@@ -374,7 +377,7 @@ func TestUnreachable(t *testing.T) {
 // A certificate that does not verify is final.
 func TestCertificate(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.NotFoundHandler())
-	s.Config.ErrorLog = nil
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it reports the refused handshake
 	s.StartTLS()
 	defer s.Close()
 	c, err := New(Config{URL: s.URL + "/container"})
@@ -419,6 +422,33 @@ func TestChecksumSent(t *testing.T) {
 	}
 	if len(sums) != 2 {
 		t.Errorf("%d requests", len(sums))
+	}
+}
+
+// An endpoint that refuses CRC-64, as Azurite does, gets MD5, from the second upload on at once.
+func TestChecksumFallback(t *testing.T) {
+	sum := md5.Sum([]byte("content"))
+	s := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-ms-content-crc64") != "" {
+			refuse(w, r, 500, "FeatureNotSupported", "")
+			return
+		}
+		if got, err := io.ReadAll(r.Body); err != nil || string(got) != "content" {
+			t.Errorf("request %d: %q, %v", n, got, err)
+		}
+		if got := r.Header.Get("Content-MD5"); got != base64.StdEncoding.EncodeToString(sum[:]) {
+			t.Errorf("request %d: Content-MD5 %q", n, got)
+		}
+		created(w)
+	})
+	c := s.container(t, nil)
+	for range 2 {
+		if err := c.StageBlock(t.Context(), "a", "id", strings.NewReader("content"), 7); err != nil {
+			t.Error(err)
+		}
+	}
+	if s.requests() != 3 {
+		t.Errorf("%d requests, want 3", s.requests())
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -65,6 +66,8 @@ type Container struct {
 	retryFor time.Duration
 	log      *slog.Logger
 	close    func()
+	// noCRC64 is set once the endpoint refused a CRC-64 (see protect).
+	noCRC64 atomic.Bool
 }
 
 var _ blob.Container = (*Container)(nil)

@@ -91,6 +91,7 @@ var codes = map[bloberror.Code]blob.Code{
 	bloberror.InvalidBlobType:                          blob.Unsupported,
 	bloberror.InvalidSourceBlobType:                    blob.Unsupported,
 	bloberror.OperationNotAllowedOnIncrementalCopyBlob: blob.Unsupported,
+	featureNotSupported:                                blob.Unsupported,
 }
 
 // Codes that the service sends and azblob has no name for.
@@ -147,9 +148,13 @@ func fail(ctx context.Context, op, name string, err error) error {
 // means that the blob exists. The service says so with 409 BlobAlreadyExists in most cases, and with 412 in some.
 func failWrite(ctx context.Context, op, name string, c blob.Condition, err error) error {
 	err = fail(ctx, op, name, err)
-	var e *blob.Error
-	if errors.As(err, &e) && e.Code == blob.ConditionNotMet && c.IfNoneMatch == blob.Any &&
-		e.ServiceCode != string(bloberror.SourceConditionNotMet) {
+	e, ok := errors.AsType[*blob.Error](err)
+	switch {
+	case !ok:
+	case e.Code == blob.NotModified:
+		// 304 to a write is about the source of a copy: the same failed condition as in a read.
+		e.Code = blob.ConditionNotMet
+	case e.Code == blob.ConditionNotMet && c.IfNoneMatch == blob.Any && e.ServiceCode != string(bloberror.SourceConditionNotMet):
 		e.Code = blob.Exists
 	}
 	return err
@@ -258,8 +263,10 @@ var secrets = regexp.MustCompile(`(?i)(\b(?:sig|client_secret|client_assertion|a
 
 func redact(s string) string { return secrets.ReplaceAllString(s, "${1}${2}REDACTED") }
 
-// checkName refuses what cannot be carried to the service unchanged: the rules of "Naming and Referencing
-// Containers, Blobs, and Metadata", and "." and ".." as segments, which programs on the way resolve.
+// checkName refuses what cannot be carried to the service unchanged. The rules are those of "Naming and Referencing
+// Containers, Blobs, and Metadata"; where it only advises against a name, the service stores another one than was
+// sent: a backslash becomes a slash, and a dot at the end of a segment is dropped ("." and ".." are resolved). A
+// file must not appear under a name that somebody else may own, so these are refused too.
 func checkName(op, name string) error {
 	reason := ""
 	switch {
@@ -271,12 +278,10 @@ func checkName(op, name string) error {
 		reason = fmt.Sprintf("is longer than %d characters", blob.MaxNameLength)
 	case strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 }):
 		reason = "contains a control character"
-	default:
-		for segment := range strings.SplitSeq(name, "/") {
-			if segment == "." || segment == ".." {
-				reason = fmt.Sprintf("has the segment %q", segment)
-			}
-		}
+	case strings.Contains(name, `\`):
+		reason = "contains a backslash"
+	case strings.HasSuffix(name, "."), strings.Contains(name, "./"):
+		reason = "has a segment that ends with a dot"
 	}
 	if reason == "" {
 		return nil

@@ -75,10 +75,14 @@ func (c *Container) get(ctx context.Context, name string, offset, count int64, c
 	}
 	first, last, size, ok := parseContentRange(text(r.ContentRange))
 	switch {
+	case ok && last < first && offset >= size:
+		// Azurite answers so where the service answers 416.
+		r.Body.Close()
+		return part{}, &blob.Error{Code: blob.InvalidRange, Op: op, Name: name, Err: fmt.Errorf("the blob has %d bytes", size)}
 	case r.ContentRange == nil && r.ContentLength != nil && offset == 0:
 		// 200: a server that ignores the range sends the whole blob. Its beginning is the range.
 		size, ok = *r.ContentLength, true
-	case !ok || first != offset || last+1 != first+min(count, size-offset):
+	case !ok || first != offset || last+1 != offset+min(count, size-offset):
 		ok = false
 	}
 	n := min(count, size-offset)
@@ -96,11 +100,11 @@ func (c *Container) get(ctx context.Context, name string, offset, count int64, c
 func parseContentRange(s string) (first, last, size int64, ok bool) {
 	s, ok = strings.CutPrefix(s, "bytes ")
 	span, total, ok2 := strings.Cut(s, "/")
-	a, z, ok3 := strings.Cut(span, "-")
+	a, z, ok3 := strings.Cut(span, "-") // z may be negative, in the range of nothing
 	first, err1 := strconv.ParseInt(a, 10, 64)
 	last, err2 := strconv.ParseInt(z, 10, 64)
 	size, err3 := strconv.ParseInt(total, 10, 64)
-	ok = ok && ok2 && ok3 && errors.Join(err1, err2, err3) == nil && 0 <= first && first <= last && last < size
+	ok = ok && ok2 && ok3 && errors.Join(err1, err2, err3) == nil && 0 <= first && -1 <= last && last < size
 	return first, last, size, ok
 }
 

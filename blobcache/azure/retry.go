@@ -102,7 +102,13 @@ func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 		// The service's own refusal happens before it acts; a proxy between may have lost an answer.
 		a.doubtful = a.doubtful || code != bloberror.ServerBusy
 		return true
-	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
+	case http.StatusInternalServerError:
+		if code == featureNotSupported {
+			return false
+		}
+		a.doubtful = true
+		return true
+	case http.StatusRequestTimeout, http.StatusBadGateway, http.StatusGatewayTimeout:
 		a.doubtful = true
 		return true
 	}
