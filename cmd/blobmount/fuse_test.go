@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"blobmount/blobcache/blob"
 	"blobmount/blobcache/blobtest"
@@ -285,6 +286,9 @@ func TestNothingInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 	wr.Close()
+	if err := r.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil { // only to fail, not to hang
+		t.Fatal(err)
+	}
 	if b, err := io.ReadAll(r); err != nil || len(b) != 0 { // ends when nobody has it open
 		t.Errorf("%q, %v", b, err)
 	}
