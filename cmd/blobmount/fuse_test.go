@@ -296,3 +296,20 @@ func TestNothingInherited(t *testing.T) {
 		t.Errorf("unmount: %d, %q", status, text)
 	}
 }
+
+// unmount does not take a mount that is gone for a daemon that has written everything: a stopped one has not ended.
+func TestUnmountWaitsForTheDaemon(t *testing.T) {
+	w := newWorld(t)
+	lock, pid := w.mount()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	status, text := w.do("unmount", "--timeout=0.1", w.mnt)
+	if want := fmt.Sprintf("the daemon (process %d) has not ended", pid); status != exitFailure || !strings.Contains(text, want) {
+		t.Errorf("status %d, %q, want %q", status, text, want)
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	w.ended(lock)
+}
