@@ -116,7 +116,7 @@ func New(cfg Config) (*Container, error) {
 		c.client, err = container.NewClient(c.base, tokenSource{cred.Token}, options)
 	case c.sas != "":
 		if _, err := url.ParseQuery(c.sas); err != nil || strings.ContainsAny(c.sas, "?#") {
-			return nil, errors.New("the SAS is not a query string such as sv=...&sig=...")
+			return nil, errors.New("the SAS is not a query string of the form sv=VERSION&sig=SIGNATURE")
 		}
 		if base.Scheme == "http" {
 			c.log.Warn("the SAS is sent without encryption", "endpoint", base.Host)

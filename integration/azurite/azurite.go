@@ -73,14 +73,14 @@ func find() (string, error) {
 	}
 	program := filepath.Join(filepath.Dir(file), "..", "node_modules", ".bin", "azurite-blob")
 	if _, err := os.Stat(program); errors.Is(err, fs.ErrNotExist) {
-		return "", errors.New("Azurite is not installed; run: npm ci --prefix integration")
+		return "", errors.New("no Azurite is installed; run: npm ci --prefix integration")
 	} else if err != nil {
 		return "", err
 	}
 	return program, nil
 }
 
-var errEnded = errors.New("Azurite ended")
+var errEnded = errors.New("the process of Azurite ended")
 
 func start(t testing.TB, program string) (*Server, error) {
 	port, err := freePort()
@@ -149,7 +149,7 @@ func (s *Server) await(ended <-chan error) error {
 		case err := <-ended:
 			return fmt.Errorf("%w before it answered: %v", errEnded, err)
 		case <-deadline:
-			return fmt.Errorf("Azurite did not answer within %v: %w", startTimeout, err)
+			return fmt.Errorf("no answer from Azurite within %v: %w", startTimeout, err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
