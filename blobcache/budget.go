@@ -49,18 +49,19 @@ func slabsFor(n int64) (size, count int) {
 	return largeSlab, int((n + largeSlab - 1) / largeSlab)
 }
 
-// try returns slabs for n bytes if they are to be had without waiting, else nil.
+// try returns slabs for n bytes if they are to be had without waiting, else nil. Those who wait go first, else a stream
+// of small requests would starve a large one.
 func (b *budget) try(n int64) []*slab {
 	size, count := slabsFor(n)
 	for {
 		b.mu.Lock()
-		// Somebody who waits goes first, else a stream of small requests would starve a large one.
+		wait := len(b.waiting) > 0
 		var s []*slab
-		if len(b.waiting) == 0 {
+		if !wait {
 			s = b.take(size, count)
 		}
 		b.mu.Unlock()
-		if s != nil || !b.reclaim() {
+		if wait || s != nil || !b.reclaim() {
 			return s
 		}
 	}

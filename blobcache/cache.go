@@ -29,7 +29,7 @@ type Config struct {
 	BlockSize int64
 	// Connections bounds the requests for data that are under way at once, up and down separately. 0 means 64.
 	Connections int
-	Log   *slog.Logger
+	Log         *slog.Logger
 }
 
 // The least that a cache can work with: a fetch and an upload of one block at a time, for a few readers.

@@ -134,18 +134,13 @@ func (f *fetch) finish(err error, stored bool) {
 
 // fail ends the fetch without its bytes.
 func (f *fetch) fail(err error) {
-	f.v.mu.Lock()
-	f.v.remove(f)
-	f.dropped = true
-	free := f.pins == 0
-	f.v.mu.Unlock()
 	f.mu.Lock()
 	f.err, f.ended = err, true
 	f.wakeLocked()
 	f.mu.Unlock()
-	if free {
-		f.v.c.budget.put(f.slabs)
-	}
+	f.v.mu.Lock()
+	f.abandon()
+	f.v.mu.Unlock()
 }
 
 // wait returns when the bytes before until have arrived, the fetch failed, or ctx is done. The caller holds a pin.
@@ -205,15 +200,25 @@ func (f *fetch) unpin() {
 // drop gives up the memory of an ended fetch unless somebody uses it. The caller has taken it off the residents.
 func (f *fetch) drop() bool {
 	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
 	if f.pins > 0 {
-		f.v.mu.Unlock()
 		return false
+	}
+	f.abandon()
+	return true
+}
+
+// abandon takes a fetch that has ended out of its version. Its memory goes when the last user has gone: the kernel may
+// close a file before we have noticed that it has got our answer. version.mu is held.
+func (f *fetch) abandon() {
+	if f.dropped {
+		return
 	}
 	f.v.remove(f)
 	f.dropped = true
-	f.v.mu.Unlock()
-	f.v.c.budget.put(f.slabs)
-	return true
+	if f.pins == 0 {
+		f.v.c.budget.put(f.slabs)
+	}
 }
 
 // residents are the ended fetches, oldest first: memory that only saves time.

@@ -15,8 +15,8 @@ import (
 // Who opens a File calls Acquire, and Release for each Acquire. While Release has not said that the File is idle,
 // it must be kept and used by all who open the same name.
 type File struct {
-	c    *Cache
-	cont blob.Container
+	c     *Cache
+	cont  blob.Container
 	hooks Hooks
 
 	commit sync.Mutex // one commit, rename or change of metadata at a time

@@ -228,7 +228,8 @@ func (v *version) plan(off, n int64) {
 	}
 }
 
-// prefetch starts fetching what is missing of a range, and returns how far it came. v.mu is held.
+// prefetch starts fetching what is missing of a range, as far as there is memory, and returns how far it came. v.mu is
+// held, and let go in between: making room may take the mutex of any version.
 func (v *version) prefetch(x extent) int64 {
 	for pos := x.off; pos < x.end; {
 		if f := v.covering(pos); f != nil {
@@ -241,9 +242,15 @@ func (v *version) prefetch(x extent) int64 {
 			continue
 		}
 		gap := v.gap(extent{pos, x.end})
+		v.mu.Unlock()
 		slabs := v.c.budget.try(gap.end - gap.off)
+		v.mu.Lock()
 		if slabs == nil {
 			return pos
+		}
+		if v.covering(gap.off) != nil || v.p.have.get(unit) || v.gap(gap) != gap {
+			v.c.budget.put(slabs) // somebody else was faster
+			continue
 		}
 		f := newFetch(v, gap)
 		v.insert(f)
@@ -452,8 +459,12 @@ func (v *version) closed() {
 	v.mu.Unlock()
 	for _, f := range fetches {
 		v.c.residents.remove(f)
-		f.drop()
 	}
+	v.mu.Lock()
+	for _, f := range fetches {
+		f.abandon()
+	}
+	v.mu.Unlock()
 	v.files.close()
 	for i := range v.retired {
 		v.retired[i].close()
