@@ -133,7 +133,7 @@ func checkDir(dir string) error {
 		return fmt.Errorf("cache directory %q: give an absolute path", dir)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("cache directory cannot be made: %w", err)
+		return fmt.Errorf("cache directory cannot be made: %w; name another with --cache-dir", err)
 	}
 	st, err := os.Stat(dir)
 	if err != nil {

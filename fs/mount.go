@@ -91,7 +91,9 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 func serverOptions(o Options) *fuse.MountOptions {
 	so := &fuse.MountOptions{
 		Name: "blobmount", FsName: o.Source, AllowOther: o.AllowOther,
-		DirectMount: os.Geteuid() == 0, DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV,
+		// Root needs no fusermount3, and without it errors keep their numbers.
+		DirectMount: os.Geteuid() == 0, DirectMountStrict: os.Geteuid() == 0,
+		DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV,
 		Options:  []string{"default_permissions"},
 		MaxWrite: maxRequest, MaxBackground: maxBackground,
 		// Replies are vectors from memory: splice costs three system calls more and copies all the same.

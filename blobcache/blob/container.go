@@ -166,7 +166,7 @@ type CopyOptions struct {
 	// Source is the condition on the source, Condition the one on the destination.
 	Source    Condition
 	Condition Condition
-	// Metadata replaces the source's when it is not nil.
+	// Metadata replaces the source's when it is not empty: the request has no form that means "none".
 	Metadata map[string]string
 }
 
