@@ -49,6 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.DurationVar(&o.Shape.Jitter, "jitter", 0, "random time added to the latency, at most this")
 	flags.Int64Var(&o.Shape.ConnBandwidth, "conn-bandwidth", 0, "`bytes` a second of each connection in each direction; 0 is unlimited")
 	flags.Int64Var(&o.Shape.TotalBandwidth, "total-bandwidth", 0, "`bytes` a second of all connections in each direction; 0 is unlimited")
+	flags.BoolVar(&o.Anonymous, "anonymous", false, "let anybody on this machine read and list without credentials")
 	sample := flags.Bool("sample", false, "create the container "+sampleContainer+" with a small data set")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):

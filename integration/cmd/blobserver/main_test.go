@@ -73,6 +73,43 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
+// What make demo prints to look at a blob without a mount.
+func TestRunAnonymous(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, []string{"--listen", "127.0.0.1:0", "--sample", "--anonymous"}, w, io.Discard) }()
+	line, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, endpoint, _ := strings.Cut(strings.TrimSuffix(line, ";\n"), "BlobEndpoint=")
+	res, err := http.Get(endpoint + "/demo/hello.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(body), "hello.txt") {
+		t.Errorf("%s, %q, %v", res.Status, body, err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, endpoint+"/demo/hello.txt", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err = http.DefaultClient.Do(req); err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusUnauthorized {
+		t.Errorf("delete without credentials: %s", res.Status)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSample(t *testing.T) {
 	s, err := blobserver.Start(blobserver.Options{Containers: []string{sampleContainer}}) // there already: it is filled
 	if err != nil {
