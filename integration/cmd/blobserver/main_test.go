@@ -78,7 +78,9 @@ func TestRunAnonymous(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, []string{"--listen", "127.0.0.1:0", "--sample", "--anonymous"}, w, io.Discard) }()
+	go func() {
+		done <- run(ctx, []string{"--listen", "127.0.0.1:0", "--sample", "--anonymous"}, w, io.Discard)
+	}()
 	line, err := bufio.NewReader(r).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
