@@ -139,6 +139,9 @@ func (c *Cache) openStaging() error {
 	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
+// Dir returns the cache directory.
+func (c *Cache) Dir() string { return c.dir }
+
 // Close commits what is dirty, within the bound of ctx, and closes the cache. Its error says what could not be
 // committed; those bytes stay in the staging directory.
 func (c *Cache) Close(ctx context.Context) error {

@@ -116,6 +116,12 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 		if err != nil {
 			return files{}, p, err
 		}
+		// Held as long as the file is open: it keeps a process from turning the file into a staging file (takeOver)
+		// while another one reads it.
+		if err := unix.Flock(int(data.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+			_ = data.Close()
+			continue
+		}
 		f := files{data: data, complete: ext == extBlob}
 		if err := f.load(base, size, &p); err != nil {
 			f.close()
@@ -178,6 +184,10 @@ func (f *files) create(base string) error {
 	}
 	data, err := os.OpenFile(base+extPart, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(data.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		_ = data.Close()
 		return err
 	}
 	*f = files{data: data}

@@ -36,8 +36,9 @@ type File struct {
 	gone     bool   // unlinked or replaced: there is nothing to commit to
 	lost     error  // another writer won: commits fail from now on
 	retrying bool
-	users    int // Acquire less Release
-	writing  int // those of them that may write
+	exposed  bool // the kernel reads a backing file by itself, until users is 0
+	users    int  // Acquire less Release
+	writing  int  // those of them that may write
 }
 
 // Hooks are what the owner of a File adds to its commits. They must not call methods that change the File.
@@ -99,6 +100,7 @@ func (f *File) Settle() bool {
 	if f.users > 0 {
 		return false
 	}
+	f.exposed = false
 	if !clean {
 		if !f.retrying && f.lost == nil {
 			f.retrying = true
@@ -255,12 +257,24 @@ func (f *File) prepare(size int64) error {
 	if f.base == nil && f.limit > 0 {
 		f.base = f.c.open(source{f.cont, f.props.Name, f.props.ETag}, f.props.Size)
 	}
-	st, err := f.c.newStage()
+	st, err := f.newStage()
 	if err != nil {
 		return err
 	}
 	f.stage = st
 	return nil
+}
+
+func (f *File) newStage() (*stage, error) {
+	if !f.exposed || f.base == nil {
+		return f.c.newStage()
+	}
+	st, err := f.takeOver()
+	if err == nil {
+		f.dropBase()
+		f.limit = 0 // the staging file has it all
+	}
+	return st, err
 }
 
 // changed notes a change of [off, end). f.mu is held.
@@ -454,5 +468,5 @@ func (f *File) stagingPath() string {
 	if f.stage == nil {
 		return "memory (it is empty)"
 	}
-	return f.stage.file.Name()
+	return f.stage.path
 }

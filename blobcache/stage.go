@@ -18,6 +18,7 @@ import (
 type stage struct {
 	c      *Cache
 	file   *os.File
+	path   string  // where file is, which its Name need not be
 	valid  extents // bytes that the file holds; the others are the base's, or zeros
 	count  int64   // bytes accounted for
 	blocks map[int64]*block
@@ -43,7 +44,12 @@ func (c *Cache) newStage() (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stage{c: c, file: f, blocks: map[int64]*block{}, writer: rand.Text()[:16]}, nil
+	return c.stageOf(f, f.Name()), nil
+}
+
+// stageOf returns a staging file that is open already and counts for nothing yet.
+func (c *Cache) stageOf(f *os.File, path string) *stage {
+	return &stage{c: c, file: f, path: path, blocks: map[int64]*block{}, writer: rand.Text()[:16]}
 }
 
 // block returns the block with an index.
@@ -137,7 +143,7 @@ func (s *stage) zero(off, end int64) error {
 
 // discard deletes the staging file. Only a commit, or the deletion of the blob, justifies that.
 func (s *stage) discard() {
-	_ = os.Remove(s.file.Name())
+	_ = os.Remove(s.path)
 	_ = s.file.Close()
 	s.c.space.release(s.count)
 	s.count = 0
@@ -188,7 +194,7 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 		return err
 	}
 	c.setChecked(k, s.file)
-	_ = os.Remove(s.file.Name()) // it has its new name
+	_ = os.Remove(s.path) // it has its new name
 	_ = s.file.Close()
 	c.space.settle()
 	return nil

@@ -34,6 +34,7 @@ type version struct {
 	fetches  []*fetch
 	ahead    readahead
 	retired  []files // forgotten, closed at the end
+	checking bool    // check runs or has run
 	diskless bool    // the disk failed: go on without it
 	touched  time.Time
 

@@ -28,6 +28,7 @@ var errnos = map[blob.Code]syscall.Errno{
 	blob.Throttled:         syscall.EIO,
 	blob.Unavailable:       syscall.EIO,
 	blob.Damaged:           syscall.EIO,
+	blob.Busy:              syscall.EBUSY,
 	blob.Unsupported:       syscall.EPERM,
 }
 

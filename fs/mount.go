@@ -30,6 +30,8 @@ type Options struct {
 	FileMode, DirMode uint32
 	// Timeout is the blob-cache timeout; negative means to never ask again, 0 to ask each time.
 	Timeout time.Duration
+	// NoPassthrough keeps the kernel from reading cached files by itself.
+	NoPassthrough bool
 	// MountOptions are words for the kernel: noexec, nodev, nosuid, noatime, sync and so on.
 	MountOptions []string
 	Log          *slog.Logger
@@ -77,6 +79,7 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 		return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
 	}
 	m := &Mounted{server: server, fs: f, done: make(chan struct{})}
+	f.passthrough.start(server, server.KernelSettings(), o)
 	go func() {
 		server.Serve()
 		close(m.done)
@@ -94,8 +97,8 @@ func serverOptions(o Options) *fuse.MountOptions {
 		// Root needs no fusermount3, and without it errors keep their numbers.
 		DirectMount: os.Geteuid() == 0, DirectMountStrict: os.Geteuid() == 0,
 		DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV,
-		Options:  []string{"default_permissions"},
-		MaxWrite: maxRequest, MaxBackground: maxBackground,
+		Options:          []string{"default_permissions"},
+		MaxWrite:         maxRequest, MaxBackground: maxBackground,
 		// Replies are vectors from memory: splice costs three system calls more and copies all the same.
 		DisableSplice: true,
 		// A node is one version of a blob, so its pages are right for as long as it lives.
@@ -104,8 +107,10 @@ func serverOptions(o Options) *fuse.MountOptions {
 		// Extended attributes are not kept yet: one ENOSYS spares a question with every write.
 		DisableXAttrs: true,
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | // else open(O_TRUNC) would first commit an empty blob
-			fuse.CAP_READDIRPLUS_AUTO, // attributes only for those who use them
-		Logger: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+			fuse.CAP_READDIRPLUS_AUTO | // attributes only for those who use them
+			fuse.CAP_DIRECT_IO_ALLOW_MMAP, // for writers beside passthrough readers
+		MaxStackDepth: stackDepth(o.Cache.Dir()),
+		Logger:        slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 	}
 	words := slices.Clone(o.MountOptions)
 	if o.ReadOnly {

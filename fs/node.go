@@ -32,9 +32,11 @@ type node struct {
 	holds    int
 	children map[string]*node // directories only; the ones in the table
 
-	mu    sync.Mutex      // guards file and users
-	file  *blobcache.File // nil unless open or dirty
-	users int             // handles
+	mu      sync.Mutex      // guards file, users, handles and backing
+	file    *blobcache.File // nil unless open or dirty
+	users   int             // acquire less release
+	handles int             // what the kernel has open
+	backing int32           // the backing file of all handles, 0 if they go through us; see passthrough.go
 	// pending says that Names was told that the service does not have our state of the blob yet.
 	pending atomic.Bool
 

@@ -14,8 +14,9 @@ import (
 type fileSystem struct {
 	fuse.RawFileSystem // ENOSYS for what is not below: the kernel then does it itself, or not at all
 	*view
-	handles  handles
-	readOnly bool
+	handles     handles
+	passthrough passthrough
+	readOnly    bool
 }
 
 var _ fuse.RawFileSystem = (*fileSystem)(nil)
@@ -189,17 +190,17 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	if err != nil {
 		return fs.status("open", n, "", err)
 	}
-	out.Fh, out.OpenFlags = fs.opened(n, f, write)
+	fs.opened(n, f, write, out)
 	return fuse.OK
 }
 
-// opened makes a handle. The pages that the kernel has of this node are right: a node is a version.
-func (fs *fileSystem) opened(n *node, f *blobcache.File, write bool) (fh uint64, flags uint32) {
-	flags = fuse.FOPEN_KEEP_CACHE
+// opened makes a handle, and tells the kernel how to use it.
+func (fs *fileSystem) opened(n *node, f *blobcache.File, write bool, out *fuse.OpenOut) {
+	out.Fh = fs.handles.add(&handle{node: n, file: f, write: write})
+	out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, write)
 	if !write {
-		flags |= fuse.FOPEN_NOFLUSH // nothing to commit
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH // nothing to commit
 	}
-	return fs.handles.add(&handle{node: n, file: f, write: write}), flags
 }
 
 func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
@@ -211,7 +212,7 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 		return fs.status("create", dir, name, err)
 	}
 	fs.entryOut(n, fs.validFor(), &out.EntryOut)
-	out.Fh, out.OpenFlags = fs.opened(n, f, true)
+	fs.opened(n, f, true, &out.OpenOut)
 	return fuse.OK
 }
 
@@ -266,6 +267,7 @@ func (fs *fileSystem) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	if h.write && h.file.State().Dirty {
 		fs.status("release", h.node, "", fs.commit(context.Background(), h.node, h.file))
 	}
+	fs.passthrough.leave(h.node)
 	fs.release(h.node, h.file, h.write)
 }
 

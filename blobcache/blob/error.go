@@ -47,6 +47,8 @@ const (
 	Unavailable
 	// Damaged: the bytes that arrived are not the bytes that were sent (length or checksum).
 	Damaged
+	// Busy: somebody uses the blob in a way that does not allow this now.
+	Busy
 	// Unsupported: this kind of blob or account cannot do this.
 	Unsupported
 )
@@ -70,6 +72,7 @@ var codeNames = [...]string{
 	Throttled:         "service is throttling",
 	Unavailable:       "service is not reachable",
 	Damaged:           "data was damaged on its way",
+	Busy:              "in use by somebody else",
 	Unsupported:       "operation is not supported for this blob",
 }
 
