@@ -111,13 +111,16 @@ func (b *budget) kick() {
 	b.mu.Unlock()
 }
 
-// leave takes a waiter out of the queue; one that was woken already passes the call on. b.mu is held.
+// leave takes a waiter out of the queue. One that was woken already passes the call on, and so does the oldest: what
+// was too little for it may be enough for the next. b.mu is held.
 func (b *budget) leave(ch chan struct{}) {
-	if i := slices.Index(b.waiting, ch); i >= 0 {
+	i := slices.Index(b.waiting, ch)
+	if i >= 0 {
 		b.waiting = slices.Delete(b.waiting, i, i+1)
-		return
 	}
-	b.wake()
+	if i <= 0 {
+		b.wake()
+	}
 }
 
 // wake lets the oldest waiter try again. b.mu is held.
