@@ -271,6 +271,16 @@ func (c *Cache) wasChecked(k key, f *os.File) bool {
 	return ok && unix.Fstat(int(f.Fd()), &st) == nil && st.Ino == ino
 }
 
+// SmallSize is the size in bytes up to which a blob is fetched whole by one request.
+const SmallSize = sumMax
+
+// Prefetch brings a blob into the cache, and returns when it is there.
+func (c *Cache) Prefetch(ctx context.Context, cont blob.Container, p blob.Properties) error {
+	v := c.open(source{cont, p.Name, p.ETag}, p.Size)
+	defer c.release(v)
+	return v.bring(ctx)
+}
+
 // Cached returns how many bytes of a version are on the local disk.
 func (c *Cache) Cached(cont blob.Container, p blob.Properties) int64 {
 	v := c.open(source{cont, p.Name, p.ETag}, p.Size)

@@ -131,6 +131,10 @@ func (f *File) adopt() {
 	}
 	f.dropBase()
 	f.limit = f.size
+	if f.exposed && f.users > 0 {
+		// Readers of the backing file remain: hold the version, so that no other process takes it over.
+		f.base = f.c.open(source{f.cont, f.props.Name, f.props.ETag}, f.size)
+	}
 }
 
 func (f *File) dropBase() {

@@ -3,6 +3,7 @@ package blobcache
 import (
 	"cmp"
 	"context"
+	"math/bits"
 	"path"
 	"slices"
 	"strings"
@@ -44,11 +45,13 @@ func IsMarker(p *blob.Properties) bool {
 // for the blob-cache timeout and then asked for again. Paths have no leading slash; the root is "". All methods may be
 // called in parallel. A change made here is seen by every call that begins after it, whatever request is under way.
 type Names struct {
+	ctx     context.Context
 	cont    blob.Container
 	timeout time.Duration // negative: never ask again
 	now     func() time.Time
 
-	hidden atomic.Int64 // blobs that no path can express, as of the listings so far
+	hidden atomic.Int64     // blobs that no path can express, as of the listings so far
+	sizes  [65]atomic.Int64 // blobs in the listings so far, by the number of bits of their size
 
 	mu   sync.Mutex // guards what is below
 	seq  uint64     // counts our own changes
@@ -61,6 +64,7 @@ type dirNames struct {
 	// listed is when the directory was listed as a whole: what names lacks is not there. Zero: never.
 	listed  time.Time
 	listing *listing // under way, or nil
+	asked   int      // lookups that had to ask the service since the last listing
 }
 
 // known is what is known of one name.
@@ -78,9 +82,9 @@ type listing struct {
 }
 
 // NewNames returns an empty Names. timeout is the blob-cache timeout; a negative one means for ever, 0 means to ask
-// each time.
-func NewNames(c blob.Container, timeout time.Duration) *Names {
-	return &Names{cont: c, timeout: timeout, now: time.Now, dirs: map[string]*dirNames{}}
+// each time. Listings in the background end with ctx.
+func NewNames(ctx context.Context, c blob.Container, timeout time.Duration) *Names {
+	return &Names{ctx: ctx, cont: c, timeout: timeout, now: time.Now, dirs: map[string]*dirNames{}}
 }
 
 // forever is what the kernel is told for a timeout without end.
@@ -140,6 +144,9 @@ func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, err
 	n.mu.Lock()
 	k, ok, left := n.peek(p)
 	before := n.seq
+	if !ok {
+		n.noteAsk(p)
+	}
 	n.mu.Unlock()
 	if !ok {
 		var err error
@@ -152,6 +159,24 @@ func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, err
 		return Entry{}, left, &blob.Error{Code: blob.NotFound, Op: "Lookup", Name: p}
 	}
 	return k.Entry, left, nil
+}
+
+// listAfter is how many lookups in one directory ask the service before the directory is listed: one request brings
+// 5,000 names then.
+const listAfter = 3
+
+// noteAsk counts a lookup that has to ask, and lists the directory in the background when there were several. n.mu is
+// held.
+func (n *Names) noteAsk(p string) {
+	dir, _ := split(p)
+	d := n.dir(dir)
+	if d.asked++; d.asked != listAfter || n.timeout == 0 || d.listing != nil {
+		return
+	}
+	go func() {
+		// A failure is not lost: the lookups themselves ask too, and report theirs.
+		_, _ = n.List(n.ctx, dir, false)
+	}()
 }
 
 // Known returns what is known of a path without asking, and for how long it may be used, which may be 0. It reports
@@ -298,7 +323,7 @@ func (n *Names) merge(d *dirNames, names map[string]known, at time.Time, before 
 			names[name] = k
 		}
 	}
-	d.names, d.listed = names, at
+	d.names, d.listed, d.asked = names, at, 0
 	out := make([]Named, 0, len(names))
 	for name, k := range names {
 		if k.exists {
@@ -342,6 +367,7 @@ func (n *Names) fetch(ctx context.Context, dir string) (map[string]known, time.T
 				k.Shadowed = true
 			default:
 				k.Properties = b
+				n.sizes[bits.Len64(uint64(b.Size))].Add(1)
 			}
 			k.exists, k.at = true, at
 			names[name] = k
@@ -423,6 +449,18 @@ func (n *Names) ForgetTree(p string) {
 			delete(n.dirs, d)
 		}
 	}
+}
+
+// Sizes returns how many blobs of less than limit bytes, a power of two, were in the listings so far, and how many in all.
+func (n *Names) Sizes(limit int64) (small, all int64) {
+	for i := range n.sizes {
+		c := n.sizes[i].Load()
+		all += c
+		if i < bits.Len64(uint64(limit)) {
+			small += c
+		}
+	}
+	return small, all
 }
 
 // Hidden returns how many blobs the listings so far left out because no path can express their names.

@@ -195,6 +195,8 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	}
 	c.setChecked(k, s.file)
 	_ = os.Remove(s.path) // it has its new name
+	// The kernel may hold this very open file as a backing file, and with it the lock of takeOver.
+	_ = unix.Flock(int(s.file.Fd()), unix.LOCK_UN)
 	_ = s.file.Close()
 	c.space.settle()
 	return nil

@@ -481,6 +481,47 @@ func (v *version) stale(err error) error {
 	return err
 }
 
+// bring fetches all units that are missing, and returns when they are on disk.
+func (v *version) bring(ctx context.Context) error {
+	for {
+		v.mu.Lock()
+		unit := v.p.have.nextClear(0, v.p.have.n)
+		if unit == v.p.have.n {
+			v.mu.Unlock()
+			return nil
+		}
+		pos := int64(unit) * v.p.unit
+		f := v.covering(pos)
+		mine := f == nil
+		if mine {
+			f = newFetch(v, v.gap(extent{pos, v.size}))
+			v.insert(f)
+		}
+		f.pins++
+		v.mu.Unlock()
+		if mine {
+			slabs, err := v.c.budget.get(ctx, f.end-f.off)
+			if err != nil {
+				f.fail(context.Canceled)
+				f.unpin()
+				return err
+			}
+			f.start(slabs)
+		}
+		err := f.wait(ctx, f.end+1) // not only arrived, but ended
+		f.unpin()
+		if err != nil && !retryable(ctx, err) {
+			return err
+		}
+		v.mu.Lock()
+		stored := v.p.have.get(unit)
+		v.mu.Unlock()
+		if err == nil && !stored {
+			return errors.New("the cache has no room")
+		}
+	}
+}
+
 // fill fetches all that is missing, so that the version outlives the blob in the service.
 func (v *version) fill(ctx context.Context) error {
 	buf := make([]byte, largeSlab)

@@ -181,7 +181,8 @@ func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
 	uid, hasUID := in.GetUID()
 	gid, hasGID := in.GetGID()
 	mtime, hasMtime := in.GetMTime()
-	if !hasMode && !hasUID && !hasGID && !hasMtime {
+	kill := in.Valid&fuse.FATTR_KILL_SUIDGID != 0
+	if !hasMode && !hasUID && !hasGID && !hasMtime && !kill {
 		return nil // access times are not kept
 	}
 	if n.kind == kindDir {
@@ -198,6 +199,9 @@ func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
 	if hasMode {
 		a.mode = mode & 0o7777
 	}
+	if kill {
+		a.mode = killed(a.mode)
+	}
 	if hasUID {
 		a.uid = uid
 	}
@@ -213,6 +217,16 @@ func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
 		return nil
 	}
 	return f.SetMetadata(ctx, m)
+}
+
+// killed takes away setuid, and setgid where the group may execute, as every change by somebody without privilege does.
+// The kernel leaves that to us (FUSE_HANDLE_KILLPRIV_V2), and so need not ask before each write.
+func killed(mode uint32) uint32 {
+	mode &^= syscall.S_ISUID
+	if mode&syscall.S_IXGRP != 0 {
+		mode &^= syscall.S_ISGID
+	}
+	return mode
 }
 
 // setDirAttributes keeps them in the directory's marker, which is made if there is none.

@@ -65,6 +65,20 @@ func (v *view) write(n *node, f *blobcache.File, p []byte, off int64) error {
 	return f.Write(p, off)
 }
 
+// killPrivileges is what a write by somebody without privilege does to the mode.
+func (v *view) killPrivileges(ctx context.Context, n *node, f *blobcache.File) error {
+	p := f.State().Properties
+	a := v.defaults.attributesOf(n.kind, &p)
+	mode := killed(a.mode)
+	if mode == a.mode {
+		return nil
+	}
+	a.mode = mode
+	m := f.Metadata()
+	v.defaults.put(m, n.kind, a)
+	return f.SetMetadata(ctx, m)
+}
+
 func (v *view) truncate(n *node, f *blobcache.File, size int64) error {
 	if f.State().Size == size {
 		return nil

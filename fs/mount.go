@@ -1,6 +1,9 @@
 package fs
 
 import (
+	"container/list"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -30,6 +33,11 @@ type Options struct {
 	FileMode, DirMode uint32
 	// Timeout is the blob-cache timeout; negative means to never ask again, 0 to ask each time.
 	Timeout time.Duration
+	// Open says how the kernel opens files.
+	Open OpenMode
+	// Prefetch is how many small files of a directory that is being walked through are fetched ahead at once; 0 turns
+	// it off, a negative number means the default.
+	Prefetch int
 	// NoPassthrough keeps the kernel from reading cached files by itself.
 	NoPassthrough bool
 	// MountOptions are words for the kernel: noexec, nodev, nosuid, noatime, sync and so on.
@@ -65,23 +73,34 @@ var mountFlags = map[string]uintptr{
 
 // Mount mounts the file system on a directory, and returns when it answers.
 func Mount(mountpoint string, o Options) (*Mounted, error) {
+	if o.Open == OpenNone && (!o.ReadOnly || o.Timeout == 0) {
+		return nil, errors.New("opens without messages need a read-only mount and a blob-cache timeout that is not 0")
+	}
+	ctx, cancel := context.WithCancel(context.Background()) // ends with the mount
 	root := newNode(blobcache.Entry{Dir: true})
 	v := &view{
-		cont: o.Container, cache: o.Cache, names: blobcache.NewNames(o.Container, o.Timeout), nodes: newTable(root),
+		cont: o.Container, cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
 		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode}, timeout: o.Timeout, started: time.Now(), log: o.Log,
 	}
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
-		handles: handles{open: map[uint64]*handle{}},
+		handles: handles{open: map[uint64]*handle{}}, openMode: o.Open,
+		readers: readers{v: v, byID: map[*node]*list.Element{}},
 	}
+	if o.Prefetch < 0 {
+		o.Prefetch = defaultPrefetch
+	}
+	f.prefetch = newPrefetcher(ctx, v, o.Prefetch)
 	server, err := fuse.NewServer(f, mountpoint, serverOptions(o))
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
 	}
 	m := &Mounted{server: server, fs: f, done: make(chan struct{})}
 	f.passthrough.start(server, server.KernelSettings(), o)
 	go func() {
 		server.Serve()
+		cancel()
 		close(m.done)
 	}()
 	if err := m.answers(mountpoint); err != nil {
@@ -104,10 +123,9 @@ func serverOptions(o Options) *fuse.MountOptions {
 		// A node is one version of a blob, so its pages are right for as long as it lives.
 		ExplicitDataCacheControl: true,
 		EnableSymlinkCaching:     true,
-		// Extended attributes are not kept yet: one ENOSYS spares a question with every write.
-		DisableXAttrs: true,
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | // else open(O_TRUNC) would first commit an empty blob
 			fuse.CAP_READDIRPLUS_AUTO | // attributes only for those who use them
+			fuse.CAP_HANDLE_KILLPRIV_V2 | // else the kernel asks for security.capability with every write
 			fuse.CAP_DIRECT_IO_ALLOW_MMAP, // for writers beside passthrough readers
 		MaxStackDepth: stackDepth(o.Cache.Dir()),
 		Logger:        slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),

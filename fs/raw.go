@@ -16,6 +16,10 @@ type fileSystem struct {
 	*view
 	handles     handles
 	passthrough passthrough
+	opener      opener
+	readers     readers
+	prefetch    *prefetcher
+	openMode    OpenMode
 	readOnly    bool
 }
 
@@ -60,7 +64,11 @@ func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name stri
 	return fuse.OK
 }
 
-func (fs *fileSystem) Forget(id, count uint64) { fs.nodes.forget(id, count) }
+func (fs *fileSystem) Forget(id, count uint64) {
+	if n := fs.nodes.forget(id, count); n != nil {
+		fs.readers.drop(n)
+	}
+}
 
 func (fs *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := fs.nodes.get(in.NodeId)
@@ -186,6 +194,10 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	if write && fs.readOnly {
 		return fuse.EROFS
 	}
+	if fs.silent(n) {
+		return fuse.ENOSYS // the kernel does not ask again
+	}
+	fs.prefetch.opened(n)
 	f, err := fs.open(n, write, in.Flags&syscall.O_TRUNC != 0)
 	if err != nil {
 		return fs.status("open", n, "", err)
@@ -228,7 +240,11 @@ func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) 
 	h := fs.handles.get(in.Fh)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	d, err := h.file.Read(ctx, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	buf = buf[:min(len(buf), int(in.Size))]
+	if h == nil {
+		return fs.readSilent(ctx, in, buf)
+	}
+	d, err := h.file.Read(ctx, buf, int64(in.Offset))
 	if err != nil {
 		return nil, fs.status("read", h.node, "", err)
 	}
@@ -237,6 +253,11 @@ func (fs *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) 
 
 func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	h := fs.handles.get(in.Fh)
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		if err := fs.killPrivileges(context.Background(), h.node, h.file); err != nil {
+			return 0, fs.status("write", h.node, "", err)
+		}
+	}
 	if err := fs.write(h.node, h.file, data, int64(in.Offset)); err != nil {
 		return 0, fs.status("write", h.node, "", err)
 	}
@@ -247,6 +268,9 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 // being killed closes its files too; the bound of the service's retries is its bound.
 func (fs *fileSystem) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	h := fs.handles.get(in.Fh)
+	if h == nil {
+		return fuse.ENOSYS // silent opens: no close has anything to say
+	}
 	if !h.write {
 		return fuse.OK
 	}
@@ -339,6 +363,35 @@ func (fs *fileSystem) readDir(cancel <-chan struct{}, in *fuse.ReadIn, add func(
 		}
 	}
 	return fuse.OK
+}
+
+// sized answers a request for something whose length the caller may want to know first.
+func sized(value string, dest []byte) (uint32, fuse.Status) {
+	if len(value) > len(dest) {
+		return uint32(len(value)), fuse.ERANGE
+	}
+	return uint32(copy(dest, value)), fuse.OK
+}
+
+func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	n := fs.nodes.get(h.NodeId)
+	value, err := fs.xattr(n, name)
+	if err != nil {
+		return 0, fs.status("getxattr", n, "", err)
+	}
+	return sized(value, dest)
+}
+
+func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	return sized(fs.xattrs(fs.nodes.get(h.NodeId)), dest)
+}
+
+func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
+	return fuse.Status(syscall.EOPNOTSUPP)
+}
+
+func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return fuse.Status(syscall.EOPNOTSUPP)
 }
 
 func (fs *fileSystem) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {

@@ -58,6 +58,13 @@ func (t *table) pathLocked(n *node) (string, bool) {
 	return strings.Join(parts, "/"), linked
 }
 
+// place returns the directory and the name of a node, also of one that has lost it.
+func (t *table) place(n *node) (dir *node, name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return n.parent, n.name
+}
+
 // isLinked reports whether a node is what its name stands for.
 func (t *table) isLinked(n *node) bool {
 	t.mu.Lock()
@@ -132,16 +139,20 @@ func (t *table) inode(dir *node, name, path string) uint64 {
 	return h.Sum64()
 }
 
-// forget takes back lookups.
-func (t *table) forget(id, count uint64) {
+// forget takes back lookups. It returns the node when the kernel does not know it any more.
+func (t *table) forget(id, count uint64) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.byID[id]
 	if n == nil || n == t.root {
-		return
+		return nil
 	}
 	n.lookups -= min(count, n.lookups)
+	if n.lookups > 0 {
+		return nil
+	}
 	t.reap(n)
+	return n
 }
 
 // hold keeps a node in the table until drop.

@@ -33,6 +33,9 @@ type Config struct {
 	Memory           sizeValue // 0: chosen by the limit of memory
 	BlockSize        sizeValue
 	BlobCacheTimeout secondsValue // negative: for ever
+	Open             wordValue
+	Passthrough      wordValue
+	Prefetch         countValue // negative: the default
 
 	AccountName, Endpoint, SecretDir string
 	Anonymous, SkipValidation        bool
@@ -67,7 +70,7 @@ var sections = []section{
 	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
 	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask"}},
 	{"Storage account and credential", []string{"account-name", "endpoint", "secret-dir", "anonymous", "skip-validation"}},
-	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout"}},
+	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
 	{"Log", []string{"log-level", "log-format", "log-file"}},
 	{"Other", []string{"help", "version"}},
 }
@@ -85,6 +88,9 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 		DirMode:          0o755,
 		BlockSize:        8 << 20,
 		BlobCacheTimeout: secondsValue(60 * time.Second),
+		Open:             wordValue{"auto", []string{"auto", "files", "none"}, "HOW"},
+		Passthrough:      wordValue{"auto", []string{"auto", "off"}, "HOW"},
+		Prefetch:         -1,
 		LogLevel:         wordValue{"info", []string{"debug", "info", "warn", "error"}, "LEVEL"},
 		LogFormat:        wordValue{"text", []string{"text", "json"}, "FORMAT"},
 	}
@@ -122,6 +128,12 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 	f.Var(&c.BlockSize, "block-size", "bytes of one block of a blob that is written; a blob has at most 50,000")
 	f.Var(&c.BlobCacheTimeout, "blob-cache-timeout", "how long names, sizes and times may be used without asking the service; "+
 		"0 asks at every open, none never asks again")
+
+	f.Var(&c.Open, "open", "files: opens and closes are messages to blobmount; none: the kernel opens files by itself, which makes small files "+
+		"many times faster, on a read-only mount with a blob-cache timeout; auto: none where it can be and most blobs are below 256KiB")
+	f.Var(&c.Passthrough, "passthrough", "auto: the kernel reads cached files of 256KiB and more by itself, where it can; off: never")
+	f.Var(&c.Prefetch, "prefetch", "how many small files are fetched ahead at once when a program opens the files of a directory one by one: "+
+		"auto (48), off, or a number")
 
 	f.Var(&c.LogLevel, "log-level", "debug, info, warn or error")
 	f.Var(&c.LogFormat, "log-format", "text or json")
@@ -216,6 +228,9 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 		if c.AccountName != "" && c.AccountName != src.Account {
 			return usagef("--account-name says %q, the source %q: remove one", c.AccountName, src.Account)
 		}
+	}
+	if c.Open.word == "none" && (!c.ReadOnly || c.BlobCacheTimeout == 0) {
+		return usagef("--open=none needs --read-only and a --blob-cache-timeout that is not 0")
 	}
 	if c.Anonymous && c.SecretDir != "" {
 		return usagef("--anonymous uses no credential: remove --secret-dir")

@@ -279,6 +279,8 @@ func (m *mountCommand) openLog(p *parts, late *lateWriter) error {
 	return late.to(f)
 }
 
+var openModes = map[string]fs.OpenMode{"auto": fs.OpenAuto, "files": fs.OpenFiles, "none": fs.OpenNone}
+
 // mount puts the mount into the tree.
 func (m *mountCommand) mount(p *parts) (served, error) {
 	c := &m.config
@@ -288,6 +290,7 @@ func (m *mountCommand) mount(p *parts) (served, error) {
 		ReadOnly: c.ReadOnly, AllowOther: c.AllowOther,
 		UID: c.UID.id, GID: c.GID.id, FileMode: file, DirMode: dir,
 		Timeout: time.Duration(c.BlobCacheTimeout), MountOptions: c.KernelOptions, Log: p.log,
+		Open: openModes[c.Open.word], NoPassthrough: c.Passthrough.word == "off", Prefetch: int(c.Prefetch),
 	})
 	if errors.Is(err, syscall.EPERM) {
 		return nil, fmt.Errorf("cannot mount on %s: %w: a container needs --cap-add SYS_ADMIN and --device /dev/fuse", p.mountPoint, err)

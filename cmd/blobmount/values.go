@@ -190,3 +190,35 @@ func (v *wordValue) Set(s string) error {
 func (v *wordValue) String() string { return v.word }
 
 func (v *wordValue) Type() string { return v.name }
+
+// countValue is a number from 0 on, or auto (negative), or off (0).
+type countValue int
+
+func (v *countValue) Set(s string) error {
+	switch strings.ToLower(s) {
+	case "auto":
+		*v = -1
+		return nil
+	case "off":
+		*v = 0
+		return nil
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return errors.New("must be auto, off or a number up to 65535")
+	}
+	*v = countValue(n)
+	return nil
+}
+
+func (v *countValue) String() string {
+	switch {
+	case *v < 0:
+		return "auto"
+	case *v == 0:
+		return "off"
+	}
+	return strconv.Itoa(int(*v))
+}
+
+func (v *countValue) Type() string { return "N" }
