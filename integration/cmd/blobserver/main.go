@@ -1,5 +1,6 @@
 // Command blobserver runs the embedded Blob service on a loopback address, until it gets SIGTERM or SIGINT. It
-// prints the connection string on standard output when it answers. Everything is kept in memory and gone with it.
+// prints the connection string on standard output when it answers, and with --admin the URL of its counters on a
+// second line. Everything is kept in memory and gone with it.
 package main
 
 import (
@@ -36,7 +37,7 @@ var errUsage = errors.New("usage")
 const sampleContainer = "demo"
 
 // run serves until ctx is done.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	var o blobserver.Options
 	flags := flag.NewFlagSet("blobserver", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -51,6 +52,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.Int64Var(&o.Shape.TotalBandwidth, "total-bandwidth", 0, "`bytes` a second of all connections in each direction; 0 is unlimited")
 	flags.BoolVar(&o.Anonymous, "anonymous", false, "let anybody on this machine read and list without credentials")
 	sample := flags.Bool("sample", false, "create the container "+sampleContainer+" with a small data set")
+	var sets []blobserver.Synthetic
+	flags.Func("synthetic", "`CONTAINER/PREFIX:COUNT:SIZE` of blobs to create that cost no memory, named by the prefix and six digits; repeatable", func(text string) error {
+		set, err := blobserver.ParseSynthetic(text)
+		sets = append(sets, set)
+		return err
+	})
+	admin := flags.String("admin", "", "`address` to serve the counters on, loopback only: GET /-/stats, POST /-/reset")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -67,16 +75,31 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if *sample {
-		err = fillSample(s)
+		if err := fillSample(s); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		_, err = fmt.Fprintln(stdout, s.ConnectionString())
+	for _, set := range sets {
+		if err := s.AddSynthetic(set); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		<-ctx.Done()
+	lines := s.ConnectionString() + "\n"
+	if *admin != "" {
+		url, stop, err := startAdmin(*admin, s)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		lines += url + "\n"
 	}
-	return errors.Join(err, s.Close())
+	if _, err := io.WriteString(stdout, lines); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // fillSample makes a data set that shows what a mount does: text to read, directories to walk, a large file to

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -48,6 +49,65 @@ func TestRunServesUntilStopped(t *testing.T) {
 	}
 }
 
+// The counters are served beside the service, and asking for them does not count.
+func TestAdmin(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- run(ctx, []string{"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--anonymous", "--synthetic", "data/x:2:1000"}, w, io.Discard)
+	}()
+	var service, admin string
+	lines := bufio.NewScanner(r)
+	if lines.Scan() {
+		_, url, _ := strings.Cut(lines.Text(), "BlobEndpoint=")
+		service = strings.TrimSuffix(url, ";")
+	}
+	if lines.Scan() {
+		admin = lines.Text()
+	}
+	stats := func() (s blobserver.Stats) {
+		t.Helper()
+		res, err := http.Get(admin + "/-/stats")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for _, name := range []string{"x000000", "x000001"} {
+		res, err := http.Get(service + "/data/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, res.Body); n != 1000 || err != nil {
+			t.Fatalf("%s: %d bytes, %v", name, n, err)
+		}
+		res.Body.Close()
+	}
+	if s := stats(); s.Total() != 2 || s.BytesOut != 2000 {
+		t.Errorf("%+v", s)
+	}
+	res, err := http.Post(admin+"/-/reset", "", nil)
+	if err != nil || res.StatusCode != http.StatusNoContent {
+		t.Fatalf("%v, %v", res, err)
+	}
+	res.Body.Close()
+	if s := stats(); s.Total() != 0 || s.BytesOut != 0 {
+		t.Errorf("after the reset: %+v", s)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := http.Get(admin + "/-/stats"); err == nil {
+		t.Error("still answers")
+	}
+}
+
 func TestRunRefuses(t *testing.T) {
 	for _, c := range []struct {
 		args  []string
@@ -58,6 +118,9 @@ func TestRunRefuses(t *testing.T) {
 		{[]string{"--listen", "127.0.0.1"}, false, "port"},
 		{[]string{"--listen", "127.0.0.1:0", "--container", "Bad"}, false, "Bad"},
 		{[]string{"--listen", "127.0.0.1:0", "--latency", "-1s"}, false, "negative"},
+		{[]string{"--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"}, false, "loopback"},
+		{[]string{"--listen", "127.0.0.1:0", "--synthetic", "Bad/x:1:1"}, false, "Bad"},
+		{[]string{"--synthetic", "data/x:1"}, true, "COUNT"},
 		{[]string{"extra"}, false, "extra"},
 		{[]string{"--no-such-flag"}, true, "no-such-flag"},
 		{[]string{"--latency", "fast"}, true, "latency"},
