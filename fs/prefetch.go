@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"math"
 	"sync"
 
 	"blobmount/blobcache"
@@ -71,7 +72,8 @@ type walker struct {
 	ahead   map[string]bool // fetched or being fetched, and not opened yet
 	files   []blobcache.Named
 	next    int // index into files where to go on
-	skipped int // files looked at in a row that needed nothing
+	skipped int // files looked at in a row that were opened or fetched already
+	cached  int // files looked at in a row that were in the cache already
 	running bool
 }
 
@@ -100,7 +102,7 @@ func (p *prefetcher) opened(n *node) {
 	w.seen[name] = true
 	hit := w.ahead[name]
 	delete(w.ahead, name)
-	w.opened(hit)
+	w.opened(hit && w.hits < w.issued)
 	if !w.running && w.more() > 0 {
 		w.running = true
 		go p.run(dir, w, name)
@@ -165,6 +167,14 @@ func (p *prefetcher) run(dir *node, w *walker, from string) {
 			<-p.slots
 			return
 		}
+		if p.v.cache.Has(p.v.cont, f.Properties) {
+			<-p.slots
+			if p.had(w) {
+				return
+			}
+			continue
+		}
+		w.cached = 0
 		go func() {
 			defer func() { <-p.slots }()
 			if err := p.v.cache.Prefetch(p.ctx, p.v.cont, f.Properties); err != nil {
@@ -192,6 +202,23 @@ func (p *prefetcher) pick(dir *node, w *walker) (blobcache.Named, bool) {
 	}
 	w.running = false
 	return blobcache.Named{}, false
+}
+
+// enoughCached is how many files in a row are found in the cache before a directory is taken to be cached as a whole: it
+// is not the first epoch.
+const enoughCached = 64
+
+// had notes that a picked file was in the cache already. It reports whether that ends the walk.
+func (p *prefetcher) had(w *walker) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.issued-- // nothing was fetched for it, so it proves nothing
+	if w.cached++; w.cached < enoughCached {
+		return false
+	}
+	w.need = math.MaxInt
+	w.running = false
+	return true
 }
 
 // list returns the small files of a directory.
