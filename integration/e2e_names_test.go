@@ -1,0 +1,163 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"blobmount/integration/mounttest"
+)
+
+// oddNames are names that some layer between a program and the service could get wrong.
+var oddNames = []string{
+	"a space", " leading space", "trailing space ", "100%", "%41", "%2F", "%zz", "what?", "a?b=c", "a#b", "a+b", "a&b", "a=b",
+	`it's "quoted"`, "<tag>", "&amp;", "semi;colon", "a:b", "*", "[x]", "{y}", "~", "$HOME", "a,b", "@", "!", "`", "^", "|",
+	"...a", ".hidden", "-flag", "ünïcödé", "日本語", "😀", "e\u0301", "\u00e9", "A", "a", "con", "\u200b", "\u00a0",
+	strings.Repeat("n", 255), strings.Repeat("é", 127) + "n", strings.Repeat("%", 255),
+	"dir with space/100% sure?/#1", strings.Repeat("x", 255) + "/" + strings.Repeat("y", 255) + "/" + strings.Repeat("z", 255),
+}
+
+// A blob that the SDK writes is the file of the same name with the same bytes, and the other way round, whatever the
+// name; and the names stay apart.
+func testNames(t *testing.T, s *mounttest.Service) {
+	w := newWorld(t, s)
+	content := func(prefix, name string) []byte { return []byte(prefix + name) }
+	for _, name := range oddNames {
+		w.Put("sdk/"+name, content("sdk/", name))
+	}
+	must(t, os.Mkdir(w.path("mount"), 0o755))
+	for _, name := range oddNames {
+		must(t, os.MkdirAll(filepath.Dir(w.path("mount/"+name)), 0o755))
+		w.write("mount/"+name, content("mount/", name))
+	}
+	// Directories are blobs of their own under "mount", and implied under "sdk".
+	var names []string
+	for _, name := range w.Blobs() {
+		if rest, ok := strings.CutPrefix(name, "mount/"); ok && slices.Contains(oddNames, rest) {
+			names = append(names, rest)
+		}
+	}
+	if want := slices.Sorted(slices.Values(oddNames)); !slices.Equal(names, want) {
+		t.Errorf("the service has %q, want %q", names, want)
+	}
+	w.Remount()
+	for _, name := range oddNames {
+		w.read("sdk/"+name, content("sdk/", name))
+		w.holds("mount/"+name, content("mount/", name))
+		w.read("mount/"+name, content("mount/", name))
+	}
+	var top []string
+	for _, name := range oddNames {
+		first, _, _ := strings.Cut(name, "/")
+		if !slices.Contains(top, first) {
+			top = append(top, first)
+		}
+	}
+	slices.Sort(top)
+	for _, dir := range []string{"sdk", "mount"} {
+		entries, err := os.ReadDir(w.path(dir))
+		must(t, err)
+		var listed []string
+		for _, e := range entries {
+			listed = append(listed, e.Name())
+		}
+		slices.Sort(listed)
+		if !slices.Equal(listed, top) {
+			t.Errorf("%s has %q, want %q", dir, listed, top)
+		}
+	}
+	// Rename and delete take the same ways.
+	for i, name := range oddNames {
+		must(t, os.Rename(w.path("sdk/"+name), w.path(fmt.Sprint("moved", i))))
+		w.holds(fmt.Sprint("moved", i), content("sdk/", name))
+		must(t, os.Rename(w.path(fmt.Sprint("moved", i)), w.path("sdk/"+name)))
+		w.holds("sdk/"+name, content("sdk/", name))
+		must(t, os.Remove(w.path("sdk/"+name)))
+		if w.Has("sdk/" + name) {
+			t.Errorf("%q is still there", name)
+		}
+	}
+}
+
+// "A name the service would alter or refuse is refused with EINVAL, not stored under another name", at the call that
+// makes the name; in a directory that was listed too, in which a lookup needs no request.
+func testRefusedNames(t *testing.T, s *mounttest.Service) {
+	w := newWorld(t, s)
+	w.write("file", []byte("content"))
+	must(t, os.Mkdir(w.path("dir"), 0o755))
+	refused := []string{"dot.", "dots...", `back\slash`, "tab\there", "line\nbreak", "\x01", "\x1f"}
+	for _, listed := range []bool{false, true} {
+		if listed {
+			if _, err := os.ReadDir(w.Dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range refused {
+			path := w.path(name)
+			f, err := os.Create(path)
+			if err == nil {
+				err = f.Close()
+				t.Errorf("create %q succeeds, close says %v", name, err)
+			} else {
+				wantErrno(t, fmt.Sprintf("create %q", name), err, syscall.EINVAL)
+			}
+			_, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+			wantErrno(t, fmt.Sprintf("create %q exclusively", name), err, syscall.EINVAL)
+			wantErrno(t, fmt.Sprintf("mkdir %q", name), os.Mkdir(path, 0o755), syscall.EINVAL)
+			wantErrno(t, fmt.Sprintf("symlink %q", name), os.Symlink("x", path), syscall.EINVAL)
+			wantErrno(t, fmt.Sprintf("rename to %q", name), os.Rename(w.path("file"), path), syscall.EINVAL)
+			wantErrno(t, fmt.Sprintf("rename directory to %q", name), os.Rename(w.path("dir"), path), syscall.EINVAL)
+		}
+	}
+	_, err := os.Create(w.path(strings.Repeat("n", 256)))
+	wantErrno(t, "a name of 256 bytes", err, syscall.ENAMETOOLONG)
+	long := w.Dir
+	for range 4 {
+		long = filepath.Join(long, strings.Repeat("d", 255))
+		must(t, os.Mkdir(long, 0o755))
+	}
+	_, err = os.Create(filepath.Join(long, "x")) // the service takes 1,024 characters
+	wantErrno(t, "a path of 1025 characters", err, syscall.ENAMETOOLONG)
+	for range 4 {
+		must(t, os.Remove(long))
+		long = filepath.Dir(long)
+	}
+	w.Remount()
+	if got, want := w.Blobs(), []string{"dir", "file"}; !slices.Equal(got, want) {
+		t.Errorf("the service has %q, want %q", got, want)
+	}
+	w.read("file", []byte("content"))
+}
+
+// What other tools leave in a container is shown as far as a path can express it: implied directories, markers of both
+// kinds, a blob beside a directory of its name.
+func testForeignLayout(t *testing.T, s *mounttest.Service) {
+	w := newWorld(t, s)
+	w.Put("implied/deep/file", []byte("1"))
+	w.Put("slash/", nil)
+	w.Put("both", []byte("hidden"))
+	w.Put("both/file", []byte("2"))
+	w.Put("with//empty", []byte("3"))
+	w.Put("plain", nil)
+	var seen []string
+	err := filepath.WalkDir(w.Dir, func(path string, e os.DirEntry, err error) error {
+		rel, _ := filepath.Rel(w.Dir, path)
+		seen = append(seen, fmt.Sprintf("%s %v", rel, e.IsDir()))
+		return err
+	})
+	must(t, err)
+	want := []string{". true", "both true", "both/file false", "implied true", "implied/deep true", "implied/deep/file false",
+		"plain false", "slash true", "with true"}
+	if !slices.Equal(seen, want) {
+		t.Errorf("seen %q, want %q", seen, want)
+	}
+	must(t, os.Remove(w.path("slash")))
+	wantErrno(t, "rmdir of a directory with a name that cannot be shown", os.Remove(w.path("with")), syscall.ENOTEMPTY)
+	if w.Has("slash/") || !w.Has("with//empty") || string(w.Get("both")) != "hidden" {
+		t.Errorf("the service has %q", w.Blobs())
+	}
+}

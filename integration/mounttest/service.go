@@ -1,0 +1,163 @@
+package mounttest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	"blobmount/integration/azurite"
+	"blobmount/integration/blobserver"
+)
+
+// Service is a running blob service. All methods may be called in parallel.
+type Service struct {
+	// Name is "Embedded" or "Azurite".
+	Name string
+	// Embedded is the embedded service, to count and to break requests; nil when it is Azurite.
+	Embedded *blobserver.Server
+
+	connection, url string
+	credential      *container.SharedKeyCredential
+	containers      atomic.Int64
+}
+
+// Embedded starts the embedded service until the test ends.
+func Embedded(t testing.TB) *Service {
+	t.Helper()
+	s, err := blobserver.Start(blobserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	key, err := container.NewSharedKeyCredential(blobserver.DefaultAccount, blobserver.DefaultKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Service{Name: "Embedded", Embedded: s, connection: s.ConnectionString(), url: s.URL(), credential: key}
+}
+
+// Azurite starts Azurite until the test ends.
+func Azurite(t testing.TB) *Service {
+	t.Helper()
+	s := azurite.Start(t)
+	return &Service{Name: "Azurite", connection: s.ConnectionString(), url: s.URL, credential: s.Credential()}
+}
+
+// URL returns the address of the account, without a slash at the end.
+func (s *Service) URL() string { return s.url }
+
+// ConnectionString returns what the SDKs and blobmount take, the key included.
+func (s *Service) ConnectionString() string { return s.connection }
+
+// Container is one container as another program sees it: through the SDK, past every mount. Its methods fail the
+// test when the service does, and may be called in parallel.
+type Container struct {
+	Name   string
+	Client *container.Client
+	t      testing.TB
+}
+
+// NewContainer makes an empty container. It is deleted when the test ends.
+func (s *Service) NewContainer(t testing.TB) *Container {
+	t.Helper()
+	name := fmt.Sprintf("e2e-%d", s.containers.Add(1))
+	client, err := container.NewClientWithSharedKeyCredential(s.url+"/"+name, s.credential, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Create(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	c := &Container{Name: name, Client: client, t: t}
+	t.Cleanup(func() {
+		if _, err := client.Delete(context.Background(), nil); err != nil && !bloberror.HasCode(err, bloberror.ContainerNotFound) {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Put creates or replaces a blob by one Put Blob.
+func (c *Container) Put(name string, content []byte) {
+	c.t.Helper()
+	if _, err := c.Client.NewBlockBlobClient(name).Upload(context.Background(), nopCloser{bytes.NewReader(content)}, nil); err != nil {
+		c.t.Fatalf("put %q: %v", name, err)
+	}
+}
+
+type nopCloser struct{ io.ReadSeeker }
+
+func (nopCloser) Close() error { return nil }
+
+// Get returns the content of a blob.
+func (c *Container) Get(name string) []byte {
+	c.t.Helper()
+	r, err := c.Client.NewBlobClient(name).DownloadStream(context.Background(), nil)
+	if err != nil {
+		c.t.Fatalf("get %q: %v", name, err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		c.t.Fatalf("get %q: %v", name, err)
+	}
+	return b
+}
+
+// Has reports whether there is a blob of this name.
+func (c *Container) Has(name string) bool {
+	c.t.Helper()
+	_, err := c.Client.NewBlobClient(name).GetProperties(context.Background(), nil)
+	if err != nil && !bloberror.HasCode(err, bloberror.BlobNotFound) {
+		c.t.Fatalf("properties of %q: %v", name, err)
+	}
+	return err == nil
+}
+
+// ETag returns the version of a blob.
+func (c *Container) ETag(name string) azcore.ETag {
+	c.t.Helper()
+	p, err := c.Client.NewBlobClient(name).GetProperties(context.Background(), nil)
+	if err != nil {
+		c.t.Fatalf("properties of %q: %v", name, err)
+	}
+	return *p.ETag
+}
+
+// Delete deletes a blob.
+func (c *Container) Delete(name string) {
+	c.t.Helper()
+	if _, err := c.Client.NewBlobClient(name).Delete(context.Background(), nil); err != nil {
+		c.t.Fatalf("delete %q: %v", name, err)
+	}
+}
+
+// Blobs returns the names of all blobs, sorted by their bytes.
+func (c *Container) Blobs() []string {
+	c.t.Helper()
+	var names []string
+	pager := c.Client.NewListBlobsFlatPager(nil)
+	for pager.More() {
+		page, err := pager.NextPage(context.Background())
+		if err != nil {
+			c.t.Fatalf("list: %v", err)
+		}
+		for _, b := range page.Segment.BlobItems {
+			names = append(names, *b.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
