@@ -61,13 +61,18 @@ func (f *File) Backing() *os.File {
 	if !clean {
 		return nil
 	}
-	file := f.version().whole()
+	v := f.version()
+	if v == nil {
+		return nil
+	}
+	defer f.c.unhold(v)
+	file := v.whole()
 	if file == nil {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stage != nil { // a write came in between
+	if f.base != v || f.stage != nil { // a write came in between
 		return nil
 	}
 	f.exposed = true

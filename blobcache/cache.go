@@ -164,7 +164,6 @@ func (c *Cache) Close(ctx context.Context) error {
 	}
 	c.cancel()
 	c.background.Wait()
-	c.space.close()
 	_ = c.lock.Close()
 	if len(errs) == 0 {
 		_ = os.RemoveAll(c.staging) // nothing in it but the lock
@@ -192,16 +191,52 @@ func (c *Cache) open(src source, size int64) *version {
 	return v
 }
 
-func (c *Cache) release(v *version) {
+func (c *Cache) release(v *version) { c.leave(v, &v.refs) }
+
+// hold lets a read use an open version, whoever releases that; unhold ends it.
+func (c *Cache) hold(v *version) {
 	c.mu.Lock()
-	v.refs--
-	last := v.refs == 0
+	v.reads++
+	c.mu.Unlock()
+}
+
+func (c *Cache) unhold(v *version) { c.leave(v, &v.reads) }
+
+func (c *Cache) leave(v *version, count *int) {
+	c.mu.Lock()
+	*count--
+	last := v.refs == 0 && v.reads == 0
 	if last && c.versions[v.key] == v {
 		delete(c.versions, v.key)
 	}
 	c.mu.Unlock()
 	if last {
 		v.closed()
+	}
+}
+
+// Moving tells that a blob is about to get another name or ETag by our own doing. Reads of the old one that fail from
+// now on wait for the outcome: the caller calls Moved if it succeeds, and then what Moving returned in any case.
+func (c *Cache) Moving(cont blob.Container, name string, etag blob.ETag) (over func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.versions[keyOf(cont.URL(name), etag)]
+	if v == nil {
+		return func() {}
+	}
+	v.reads++
+	v.mu.Lock()
+	if v.moves++; v.moves == 1 {
+		v.moved = make(chan struct{})
+	}
+	v.mu.Unlock()
+	return func() {
+		v.mu.Lock()
+		if v.moves--; v.moves == 0 {
+			close(v.moved)
+		}
+		v.mu.Unlock()
+		c.unhold(v)
 	}
 }
 

@@ -22,12 +22,16 @@ func (f *File) Commit(ctx context.Context) error {
 	defer f.commit.Unlock()
 	f.mu.RLock()
 	lost, clean := f.lost, f.gen == f.saved || f.gone
+	written := f.stage != nil || f.isNew
 	f.mu.RUnlock()
 	if clean {
 		return nil
 	}
 	if lost != nil {
 		return lost
+	}
+	if !written { // only the metadata changed, while the blob was about to be deleted
+		return f.sendMetadata(ctx, f.Metadata())
 	}
 	err := f.commitOnce(ctx)
 	if blob.Is(err, blob.InvalidBlockList) {
@@ -57,13 +61,17 @@ func (f *File) conflict(err error) {
 }
 
 func (f *File) commitOnce(ctx context.Context) error {
-	f.mu.RLock()
-	small := f.size <= f.c.putMax && (f.stage == nil || !f.stage.anyStaged())
-	f.mu.RUnlock()
-	if small {
-		return f.commitSmall(ctx)
+	for round := 0; ; round++ {
+		f.mu.RLock()
+		small := f.size <= f.c.putMax && (f.stage == nil || !f.stage.anyStaged())
+		f.mu.RUnlock()
+		if !small {
+			return f.commitBlocks(ctx)
+		}
+		if grown, err := f.commitSmall(ctx, round); !grown {
+			return err
+		}
 	}
-	return f.commitBlocks(ctx)
 }
 
 // options returns what goes with the write. f.mu is held.
@@ -84,35 +92,39 @@ func (f *File) options() blob.WriteOptions {
 	return o
 }
 
-// commitSmall sends the file by one Put Blob, out of memory, so that writers need not wait.
-func (f *File) commitSmall(ctx context.Context) error {
+// commitSmall sends the file by one Put Blob, out of memory, so that writers need not wait. It does nothing and reports
+// true if the file has grown meanwhile, so that the memory does not hold it: more must not be asked for while some is
+// held.
+func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err error) {
+	if round == 2 { // as in commitBlocks
+		f.writers.Lock()
+		defer f.writers.Unlock()
+	}
 	f.mu.RLock()
-	size := f.size
+	size, st := f.size, f.stage
 	f.mu.RUnlock()
-	if err := f.fill(ctx, 0, size); err != nil {
-		return err
+	if err := f.fill(ctx, st, 0, size); err != nil {
+		return false, err
 	}
 	var slabs []*slab
 	if size > 0 {
-		var err error
 		if slabs, err = f.c.budget.get(ctx, size); err != nil {
-			return err
+			return false, err
 		}
 		defer f.c.budget.put(slabs)
 	}
 	f.mu.RLock()
-	// The file may have grown since: then there is more to do after this, but what is sent is a whole state.
 	if f.size > size {
 		f.mu.RUnlock()
-		return f.commitOnce(ctx)
+		return true, nil
 	}
 	size = f.size
 	body := &slabReader{size: size}
 	for n, rest := 0, size; rest > 0; n++ {
 		part := slabs[n].mem[:min(int64(len(slabs[n].mem)), rest)]
-		if err := f.stage.readAt(part, size-rest); err != nil {
+		if err := st.readAt(part, size-rest); err != nil {
 			f.mu.RUnlock()
-			return err
+			return false, err
 		}
 		body.parts = append(body.parts, part)
 		rest -= int64(len(part))
@@ -120,15 +132,15 @@ func (f *File) commitSmall(ctx context.Context) error {
 	name, gen, o := f.props.Name, f.gen, f.options()
 	f.mu.RUnlock()
 	if err := f.c.uploads.acquire(ctx); err != nil {
-		return err
+		return false, err
 	}
 	w, err := f.cont.Upload(ctx, name, body, size, o)
 	f.c.uploads.release()
 	if err != nil {
-		return err
+		return false, err
 	}
 	f.done(w, o, size, gen, true)
-	return nil
+	return false, nil
 }
 
 // commitBlocks uploads the blocks that the service does not have in their present state, and commits the list.
@@ -140,9 +152,9 @@ func (f *File) commitBlocks(ctx context.Context) error {
 			defer f.writers.Unlock()
 		}
 		f.mu.RLock()
-		size := f.size
+		size, st := f.size, f.stage
 		f.mu.RUnlock()
-		if err := f.stageAll(ctx, size); err != nil {
+		if err := f.stageAll(ctx, st, size); err != nil {
 			return err
 		}
 		f.mu.RLock()
@@ -179,7 +191,7 @@ func (f *File) list(size int64) ([]string, bool) {
 }
 
 // stageAll uploads all blocks of a file of this size that need it, in parallel.
-func (f *File) stageAll(ctx context.Context, size int64) error {
+func (f *File) stageAll(ctx context.Context, st *stage, size int64) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	n := (size + f.c.blockSize - 1) / f.c.blockSize
@@ -190,7 +202,7 @@ func (f *File) stageAll(ctx context.Context, size int64) error {
 		go func() {
 			var first error
 			for i := range next {
-				if err := f.stageBlock(ctx, i, size); err != nil && first == nil {
+				if err := f.stageBlock(ctx, st, i, size); err != nil && first == nil {
 					first = err
 					cancel(err)
 				}
@@ -216,12 +228,16 @@ func (f *File) stageAll(ctx context.Context, size int64) error {
 const stageWorkers = 16
 
 // stageBlock uploads one block unless the service has it in its present state, or somebody else just uploads it.
-func (f *File) stageBlock(ctx context.Context, i, size int64) error {
+func (f *File) stageBlock(ctx context.Context, st *stage, i, size int64) error {
 	off := i * f.c.blockSize
+	n := min(f.c.blockSize, size-off)
 	for {
 		f.mu.Lock()
-		b := f.stage.block(i)
-		n := min(f.c.blockSize, size-off)
+		if n <= 0 || f.stage != st { // the file was truncated, or committed, since the block was finished
+			f.mu.Unlock()
+			return nil
+		}
+		b := st.block(i)
 		if b.gen == 0 {
 			b.gen = f.gen // never touched by us: the base's bytes, or zeros
 		}
@@ -233,7 +249,7 @@ func (f *File) stageBlock(ctx context.Context, i, size int64) error {
 			}
 			b.busy = make(chan struct{})
 			f.mu.Unlock()
-			err := f.upload(ctx, b, off, n)
+			err := f.upload(ctx, st, b, off, n)
 			f.mu.Lock()
 			close(b.busy)
 			b.busy = nil
@@ -250,18 +266,18 @@ func (f *File) stageBlock(ctx context.Context, i, size int64) error {
 }
 
 // upload sends [off, off+n) as a block. When the program changes it meanwhile, the block counts for nothing.
-func (f *File) upload(ctx context.Context, b *block, off, n int64) error {
+func (f *File) upload(ctx context.Context, st *stage, b *block, off, n int64) error {
 	if err := f.c.uploads.acquire(ctx); err != nil {
 		return err
 	}
 	defer f.c.uploads.release()
-	if err := f.fill(ctx, off, off+n); err != nil {
+	if err := f.fill(ctx, st, off, off+n); err != nil {
 		return err
 	}
 	f.mu.Lock()
-	gen, id, name, file := b.gen, f.stage.newID(), f.props.Name, f.stage.file
+	gen, id, name := b.gen, st.newID(), f.props.Name
 	f.mu.Unlock()
-	body := io.NewSectionReader(paddedReader{file}, off, n)
+	body := io.NewSectionReader(paddedReader{st.file}, off, n)
 	sums, err := grainSums(body, n)
 	if err == nil {
 		err = f.cont.StageBlock(ctx, name, id, body, n)
@@ -280,15 +296,15 @@ func (f *File) upload(ctx context.Context, b *block, off, n int64) error {
 
 // stageAhead begins to upload the blocks that the program has just finished by writing on beyond them. f.mu is held.
 func (f *File) stageAhead(off, end int64) {
-	size := f.c.blockSize
+	size, st := f.c.blockSize, f.stage
 	for i := max(0, off/size-1); (i+1)*size < end; i++ {
-		b := f.stage.block(i)
-		if b.ahead || b.busy != nil || f.gone || f.lost != nil || !f.stage.valid.covers(i*size, (i+1)*size) {
+		b := st.block(i)
+		if b.ahead || b.busy != nil || f.gone || f.lost != nil || !st.valid.covers(i*size, (i+1)*size) {
 			continue
 		}
 		b.ahead = true
 		f.c.background.Go(func() {
-			if err := f.stageBlock(f.c.ctx, i, f.State().Size); err != nil {
+			if err := f.stageBlock(f.c.ctx, st, i, f.State().Size); err != nil {
 				// Not lost: the commit uploads it again, and returns the error if it fails again.
 				f.c.log.Debug("block could not be uploaded ahead of the commit", "blob", f.Name(), "block", i, "error", err)
 			}
@@ -298,35 +314,36 @@ func (f *File) stageAhead(off, end int64) {
 
 // fill copies what the staging file lacks of [off, end) from the base, so that the range can be uploaded from there,
 // and the file become the cached version.
-func (f *File) fill(ctx context.Context, off, end int64) error {
+func (f *File) fill(ctx context.Context, st *stage, off, end int64) error {
 	buf := []byte(nil)
 	for pos := off; pos < end; {
-		v := f.version()
 		f.mu.Lock()
-		if f.stage == nil {
-			if err := f.prepare(f.size); err != nil {
-				f.mu.Unlock()
-				return err
-			}
+		if f.stage != st {
+			f.mu.Unlock()
+			return nil // it is committed
 		}
-		to, valid := f.stage.valid.run(pos, end)
+		to, valid := st.valid.run(pos, end)
 		if valid || pos >= f.limit {
 			if !valid {
-				f.stage.mark(pos, to) // a hole: zeros
+				st.mark(pos, to) // a hole: zeros
 			}
 			f.mu.Unlock()
 			pos = to
 			continue
 		}
 		to = min(to, f.limit, pos+largeSlab)
+		v := f.base // prepare has opened it
+		f.c.hold(v)
 		f.mu.Unlock()
 		if buf == nil {
 			buf = make([]byte, min(largeSlab, end-off))
 		}
-		if err := v.readFull(ctx, buf[:to-pos], pos); err != nil {
+		err := v.readFull(ctx, buf[:to-pos], pos)
+		f.c.unhold(v)
+		if err != nil {
 			return err
 		}
-		if err := f.fillFrom(buf[:to-pos], pos); err != nil {
+		if err := f.fillFrom(st, buf[:to-pos], pos); err != nil {
 			return err
 		}
 		pos = to
@@ -335,14 +352,17 @@ func (f *File) fill(ctx context.Context, off, end int64) error {
 }
 
 // fillFrom puts the base's bytes where nobody has written in the meantime.
-func (f *File) fillFrom(p []byte, off int64) error {
+func (f *File) fillFrom(st *stage, p []byte, off int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.stage != st {
+		return nil
+	}
 	end := min(off+int64(len(p)), f.limit)
 	for pos := off; pos < end; {
-		to, valid := f.stage.valid.run(pos, end)
+		to, valid := st.valid.run(pos, end)
 		if !valid {
-			if err := f.stage.writeAt(p[pos-off:to-off], pos); err != nil {
+			if err := st.writeAt(p[pos-off:to-off], pos); err != nil {
 				return err
 			}
 		}

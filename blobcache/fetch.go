@@ -61,7 +61,7 @@ func (f *fetch) transfer(ctx context.Context) (stored bool, err error) {
 	f.v.mu.Unlock()
 	body, err := src.cont.ReadAt(ctx, src.name, f.off, f.end-f.off, blob.Condition{IfMatch: src.etag})
 	if err != nil {
-		return false, f.v.stale(err)
+		return false, f.v.stale(src, err)
 	}
 	defer body.Close()
 	stored = true
@@ -78,13 +78,13 @@ func (f *fetch) transfer(ctx context.Context) (stored bool, err error) {
 				if err == io.EOF {
 					err = &blob.Error{Code: blob.Damaged, Op: "ReadAt", Name: src.name, Err: io.ErrUnexpectedEOF}
 				}
-				return false, f.v.stale(err)
+				return false, f.v.stale(src, err)
 			}
 		}
 		if pos == f.end {
 			// The last bytes are in: a checksum that the body carries is compared at its end.
 			if _, err := body.Read(make([]byte, 1)); err != io.EOF && err != nil {
-				return false, f.v.stale(err)
+				return false, f.v.stale(src, err)
 			}
 		}
 		if pos > from && !f.v.store(s.mem[:pos-from], from) {

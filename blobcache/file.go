@@ -167,18 +167,29 @@ func (f *File) State() State {
 	return State{f.props, f.size, f.modified, f.isNew, f.gen != f.saved && !f.gone}
 }
 
-// version returns the base, opened; nil when there is none. The caller must not use it after the File's Release.
-func (f *File) version() *version {
-	f.mu.RLock()
-	v, need := f.base, f.limit > 0
-	f.mu.RUnlock()
-	if v != nil || !need {
-		return v
+// rlock takes f.mu for reading, with the base opened if there is one.
+func (f *File) rlock() {
+	for f.mu.RLock(); f.base == nil && f.limit > 0; f.mu.RLock() {
+		f.mu.RUnlock()
+		f.mu.Lock()
+		f.openBase()
+		f.mu.Unlock()
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
+}
+
+// openBase opens the base if there is one. f.mu is held.
+func (f *File) openBase() {
 	if f.base == nil && f.limit > 0 {
 		f.base = f.c.open(source{f.cont, f.props.Name, f.props.ETag}, f.props.Size)
+	}
+}
+
+// version returns the base, opened, for a use that the caller ends by Cache.unhold; nil when there is none.
+func (f *File) version() *version {
+	f.rlock()
+	defer f.mu.RUnlock()
+	if f.base != nil {
+		f.c.hold(f.base)
 	}
 	return f.base
 }
@@ -186,12 +197,36 @@ func (f *File) version() *version {
 // Read returns the bytes [off, off+len(buf)), fewer at the end of the file. They lie in buf or in memory that is
 // lent until Data.Done, which must be called. When it fails no byte is returned.
 func (f *File) Read(ctx context.Context, buf []byte, off int64) (Data, error) {
-	v := f.version()
-	f.mu.RLock()
+	for {
+		f.rlock()
+		v := f.base
+		if v != nil { // held, since it stops being the base when the file is committed or emptied
+			f.c.hold(v)
+		}
+		d, err := f.readOver(ctx, v, buf, off)
+		if v != nil {
+			f.c.unhold(v)
+		}
+		if !blob.Is(err, blob.ConditionNotMet) {
+			return d, err
+		}
+		// Our own commit replaces the blob that the base stands for, after it has staged all of it.
+		f.mu.RLock()
+		current := f.base == v
+		f.mu.RUnlock()
+		if current {
+			return Data{}, err
+		}
+	}
+}
+
+// readOver reads from the staging file, and what that lacks from v, which is the base. f.mu is held for reading, and
+// let go.
+func (f *File) readOver(ctx context.Context, v *version, buf []byte, off int64) (Data, error) {
 	if f.stage == nil {
 		size := min(f.size, f.limit)
 		f.mu.RUnlock()
-		if off >= size || v == nil {
+		if off >= size {
 			return Data{}, nil
 		}
 		return v.read(ctx, buf[:min(int64(len(buf)), size-off)], off)
@@ -258,9 +293,7 @@ func (f *File) prepare(size int64) error {
 		return nil
 	}
 	// The base must be open before the first write: the blob's name and ETag change with the commit.
-	if f.base == nil && f.limit > 0 {
-		f.base = f.c.open(source{f.cont, f.props.Name, f.props.ETag}, f.props.Size)
-	}
+	f.openBase()
 	st, err := f.newStage()
 	if err != nil {
 		return err
@@ -356,17 +389,24 @@ func (f *File) SetModified(t time.Time) {
 // SetMetadata replaces the metadata. A dirty file takes it along with its commit; otherwise it is sent at once.
 func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) error {
 	f.commit.Lock()
+	defer f.commit.Unlock()
 	f.mu.Lock()
-	p := f.props
 	if f.gen != f.saved || f.gone {
 		f.props.Metadata = metadata
 		f.gen++
 		f.mu.Unlock()
-		f.commit.Unlock()
 		return nil
 	}
 	f.mu.Unlock()
-	defer f.commit.Unlock()
+	return f.sendMetadata(ctx, metadata)
+}
+
+// sendMetadata replaces the metadata in the service. f.commit is held.
+func (f *File) sendMetadata(ctx context.Context, metadata map[string]string) error {
+	f.mu.RLock()
+	p, gen, only := f.props, f.gen, f.stage == nil
+	f.mu.RUnlock()
+	defer f.c.Moving(f.cont, p.Name, p.ETag)()
 	w, err := f.cont.SetMetadata(ctx, p.Name, metadata, blob.Condition{IfMatch: p.ETag})
 	if err != nil {
 		return err
@@ -374,9 +414,15 @@ func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) erro
 	f.c.Moved(f.cont, p.Name, p.ETag, p.Name, w.ETag)
 	f.mu.Lock()
 	f.props.Metadata, f.props.ETag, f.props.Modified = metadata, w.ETag, w.Modified
+	if only && f.gen == gen {
+		f.saved = gen
+	}
 	p = f.props
 	dirty := f.gen != f.saved
 	f.mu.Unlock()
+	if !dirty {
+		f.c.track(f, false)
+	}
 	f.hooks.Committed(p, dirty)
 	return nil
 }
@@ -418,8 +464,12 @@ func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
 	users, whole := f.users, f.limit > 0
 	f.mu.RUnlock()
 	if users > 0 && whole {
-		if err := f.version().fill(ctx); err != nil {
-			return false, err
+		if v := f.version(); v != nil {
+			err := v.fill(ctx)
+			f.c.unhold(v)
+			if err != nil {
+				return false, err
+			}
 		}
 	}
 	f.commit.Lock() // a commit under way would bring the blob back

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime"
 	"testing"
 
 	"blobmount/blobcache/blob"
@@ -158,3 +159,6 @@ func same(t testing.TB, got, want []byte) {
 	}
 	t.Fatalf("%d bytes, want %d; first difference at %d", len(got), len(want), at)
 }
+
+// yield lets other goroutines run, in loops that wait for a count of calls.
+func yield() { runtime.Gosched() }

@@ -57,6 +57,8 @@ func openSpace(dir string, limit int64, log *slog.Logger) (*space, error) {
 	return s, nil
 }
 
+// close unmaps the counter. A Cache that was in use does not: whoever releases a File after Close still counts, and one
+// page is less than a fault.
 func (s *space) close() { _ = unix.Munmap(s.mem) }
 
 // inUse returns the bytes in use by versions and staging.

@@ -23,7 +23,9 @@ type version struct {
 	c    *Cache
 	size int64
 
-	refs int // guarded by Cache.mu
+	// refs counts the Files and others that have it open, reads the reads through it that are under way; the version
+	// ends when both are 0. Guarded by Cache.mu.
+	refs, reads int
 
 	mu       sync.Mutex // guards what is below
 	key      key
@@ -37,6 +39,8 @@ type version struct {
 	checking bool    // check runs or has run
 	diskless bool    // the disk failed: go on without it
 	touched  time.Time
+	moves    int           // changes of the name or the ETag by our own doing that are under way
+	moved    chan struct{} // closed when moves is 0 again
 
 	ctx     context.Context // ends when the last user has gone
 	cancel  context.CancelFunc
@@ -117,7 +121,7 @@ func (v *version) read(ctx context.Context, buf []byte, off int64) (Data, error)
 			return Data{Bytes: f.slices(off, end), pins: []*fetch{f}}, nil
 		}
 		f.unpin()
-		if !retryable(ctx, err) {
+		if err := v.final(ctx, err); err != nil {
 			return Data{}, err
 		}
 	} else if v.unread(off, end) {
@@ -165,10 +169,19 @@ func (v *version) readFull(ctx context.Context, buf []byte, off int64) error {
 	return nil
 }
 
-// retryable reports whether a fetch failed for a reason that is not the reader's: it was given up because those
-// who had wanted it went away.
-func retryable(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && errors.Is(err, context.Canceled)
+// errClosed is what is left to readers of a cache that was closed under them.
+var errClosed = errors.New("the cache is closed")
+
+// final returns the error for a reader whose fetch failed, nil if it is to try again: the fetch failed for a reason
+// that is not the reader's, when those who had wanted it went away, or when the blob changed its name meanwhile.
+func (v *version) final(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil || !errors.Is(err, context.Canceled):
+		return err
+	case v.ctx.Err() != nil:
+		return errClosed // there will be no other fetch
+	}
+	return nil
 }
 
 // readSome copies at least one byte at pos into buf, from wherever it is to be had.
@@ -191,7 +204,7 @@ func (v *version) readSome(ctx context.Context, buf []byte, pos int64) (int, err
 			if err == nil {
 				return n, nil
 			}
-			if !retryable(ctx, err) {
+			if err := v.final(ctx, err); err != nil {
 				return 0, err
 			}
 			continue
@@ -502,12 +515,26 @@ func (v *version) closed() {
 }
 
 // stale turns "somebody changed or deleted the blob" into the one error that means it: the handle's version is
-// not to be had any more.
-func (v *version) stale(err error) error {
-	if c := blob.CodeOf(err); c == blob.ConditionNotMet || c == blob.NotFound || c == blob.InvalidRange {
-		return &blob.Error{Code: blob.ConditionNotMet, Op: "ReadAt", Name: v.src.name, Err: err}
+// not to be had any more. If it was ourselves who changed it, and only its name or ETag, the readers try again.
+func (v *version) stale(src source, err error) error {
+	if c := blob.CodeOf(err); c != blob.ConditionNotMet && c != blob.NotFound && c != blob.InvalidRange {
+		return err
 	}
-	return err
+	v.mu.Lock()
+	moves, moved := v.moves, v.moved
+	v.mu.Unlock()
+	if moves > 0 {
+		select {
+		case <-moved:
+		case <-v.ctx.Done():
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.src.name != src.name || v.src.etag != src.etag {
+		return context.Canceled
+	}
+	return &blob.Error{Code: blob.ConditionNotMet, Op: "ReadAt", Name: src.name, Err: err}
 }
 
 // bring fetches all units that are missing, and returns when they are on disk.
@@ -539,13 +566,16 @@ func (v *version) bring(ctx context.Context) error {
 		}
 		err := f.wait(ctx, f.end+1) // not only arrived, but ended
 		f.unpin()
-		if err != nil && !retryable(ctx, err) {
-			return err
+		if err != nil {
+			if err := v.final(ctx, err); err != nil {
+				return err
+			}
+			continue
 		}
 		v.mu.Lock()
 		stored := v.p.have.get(unit)
 		v.mu.Unlock()
-		if err == nil && !stored {
+		if !stored {
 			return errors.New("the cache has no room")
 		}
 	}
@@ -567,12 +597,7 @@ func (v *version) fill(ctx context.Context) error {
 		}
 		d.Done()
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if !v.p.have.full() {
-		return errors.New("cache has no room for the whole blob")
-	}
-	return nil
+	return v.bring(ctx) // what has arrived need not be stored yet
 }
 
 var _ slog.LogValuer = key{}
