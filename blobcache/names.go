@@ -315,6 +315,45 @@ func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, erro
 	}
 }
 
+// HasOther reports whether the service has anything in a directory but one name: from what is known if that is not older
+// than the timeout, else by a listing of three names, however many there are.
+func (n *Names) HasOther(ctx context.Context, dir, name string) (bool, error) {
+	n.mu.Lock()
+	if d := n.dirs[dir]; d != nil && !d.listed.IsZero() && n.left(d.listed) > 0 {
+		defer n.mu.Unlock()
+		for other, k := range d.names {
+			if other != name && k.exists && !k.Pending {
+				return true, nil
+			}
+		}
+		return false, nil
+	}
+	n.mu.Unlock()
+	prefix := dir + "/"
+	// Three: the name, the directory's own marker of the other kind, "dir/", and one more.
+	o := blob.ListOptions{Prefix: prefix, Delimiter: "/", MaxResults: 3}
+	for {
+		page, err := n.cont.List(ctx, o)
+		if err != nil {
+			return false, err
+		}
+		for _, b := range page.Blobs {
+			if other := b.Name[len(prefix):]; other != "" && other != name {
+				return true, nil
+			}
+		}
+		for _, p := range page.Prefixes {
+			if p != prefix+name+"/" {
+				return true, nil
+			}
+		}
+		if page.Next == "" {
+			return false, nil
+		}
+		o.Marker = page.Next
+	}
+}
+
 // merge makes a listing that was begun at before the knowledge of a directory. Our own later changes stay. n.mu is
 // held.
 func (n *Names) merge(d *dirNames, names map[string]known, at time.Time, before uint64) []Named {

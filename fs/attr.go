@@ -216,7 +216,21 @@ func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
 	} else if a == was {
 		return nil
 	}
-	return f.SetMetadata(ctx, m)
+	err := f.SetMetadata(ctx, m)
+	v.forgetChanged(n, err)
+	return err
+}
+
+// forgetChanged lets the next lookup ask the service when a condition has failed: somebody changed the blob, or the
+// answer to our own change was lost. The program gets ESTALE for a file that it has open; when it gave a name, the
+// kernel looks that up and tries again by itself.
+func (v *view) forgetChanged(n *node, err error) {
+	if !blob.Is(err, blob.ConditionNotMet) && !blob.Is(err, blob.Exists) {
+		return
+	}
+	if p, linked := v.nodes.path(n); linked {
+		v.names.Forget(p)
+	}
 }
 
 // killed takes away setuid, and setgid where the group may execute, as every change by somebody without privilege does.
@@ -278,6 +292,7 @@ func (v *view) setDirAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error
 		w, err = v.upload(ctx, path, "", m, blob.Condition{IfNoneMatch: blob.Any})
 	}
 	if err != nil {
+		v.forgetChanged(n, err)
 		return err
 	}
 	p.ETag, p.Modified = w.ETag, w.Modified

@@ -13,6 +13,9 @@ import (
 
 // open opens a file for reading, and for writing if write; with truncate it becomes empty at once.
 func (v *view) open(n *node, write, truncate bool) (*blobcache.File, error) {
+	if n.overtaken.Load() {
+		return nil, syscall.ESTALE // the kernel then looks the name up and opens what it stands for now
+	}
 	p := n.properties()
 	if p.Tier == "Archive" && !n.pending.Load() {
 		v.log.Warn("blob is in the archive tier: rehydrate it to an online tier before it can be opened", "blob", p.Name)
@@ -131,6 +134,7 @@ func (v *view) commit(ctx context.Context, n *node, f *blobcache.File) error {
 	err := f.Commit(ctx)
 	if blob.Is(err, blob.ConditionNotMet) && v.nodes.isLinked(n) {
 		p, _ := v.nodes.path(n)
+		n.overtaken.Store(true)
 		v.nodes.unlink(n)
 		v.names.Forget(p)
 	}

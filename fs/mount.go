@@ -77,20 +77,7 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 		return nil, errors.New("opens without messages need a read-only mount and a blob-cache timeout that is not 0")
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // ends with the mount
-	root := newNode(blobcache.Entry{Dir: true})
-	v := &view{
-		cont: o.Container, cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
-		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode}, timeout: o.Timeout, started: time.Now(), log: o.Log,
-	}
-	f := &fileSystem{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
-		handles: handles{open: map[uint64]*handle{}}, openMode: o.Open,
-		readers: readers{v: v, byID: map[*node]*list.Element{}},
-	}
-	if o.Prefetch < 0 {
-		o.Prefetch = defaultPrefetch
-	}
-	f.prefetch = newPrefetcher(ctx, v, o.Prefetch)
+	f := newFileSystem(ctx, o)
 	server, err := fuse.NewServer(f, mountpoint, serverOptions(o))
 	if err != nil {
 		cancel()
@@ -108,6 +95,25 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 		return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
 	}
 	return m, nil
+}
+
+// newFileSystem returns what answers the kernel. Its work in the background ends with ctx.
+func newFileSystem(ctx context.Context, o Options) *fileSystem {
+	root := newNode(blobcache.Entry{Dir: true})
+	v := &view{
+		cont: o.Container, cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
+		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode}, timeout: o.Timeout, started: time.Now(), log: o.Log,
+	}
+	f := &fileSystem{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
+		handles: handles{open: map[uint64]*handle{}}, openMode: o.Open,
+		readers: readers{v: v, byID: map[*node]*list.Element{}},
+	}
+	if o.Prefetch < 0 {
+		o.Prefetch = defaultPrefetch
+	}
+	f.prefetch = newPrefetcher(ctx, v, o.Prefetch)
+	return f
 }
 
 func serverOptions(o Options) *fuse.MountOptions {

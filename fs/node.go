@@ -39,6 +39,9 @@ type node struct {
 	backing int32           // the backing file of all handles, 0 if they go through us; see passthrough.go
 	// pending says that Names was told that the service does not have our state of the blob yet.
 	pending atomic.Bool
+	// overtaken says that another writer won the name while this was open. The kernel may still know the name as this
+	// node: it is told that the node is stale, and then looks the name up.
+	overtaken atomic.Bool
 
 	attrMu sync.Mutex      // guards what is below
 	entry  blobcache.Entry // what the service has
@@ -152,16 +155,18 @@ func (v *view) hooks(n *node) blobcache.Hooks {
 
 // committed brings the node and Names up to date when the service has taken a change.
 func (v *view) committed(n *node, p blob.Properties, dirty bool) {
-	if !dirty {
-		n.pending.Store(false)
-	}
 	e := blobcache.Entry{Properties: p, Pending: dirty}
-	// Names first: who finds that the node's ETag is not the one it looked up asks Names again.
+	// Names first: who finds that the node's ETag is not the one it looked up asks Names again. In between the node is
+	// pending, so that it counts as the version that Names has.
+	n.pending.Store(true)
 	if path, linked := v.nodes.path(n); linked {
 		v.names.Set(path, e)
 	}
 	e.Pending = false
 	n.setEntry(e)
+	if !dirty {
+		n.pending.Store(false)
+	}
 	// A write may have come between the commit and here.
 	if f := n.opened(); f != nil && !dirty && f.State().Dirty {
 		v.dirty(n)

@@ -327,7 +327,9 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *
 		// The names may have changed since the directory was listed: what is true now counts. An entry without
 		// attributes ("." and ".." too) makes the kernel look it up if it needs to.
 		if e, valid, ok := fs.names.Known(path); ok && dir != nil {
-			fs.entryOut(fs.nodes.bind(dir, d.Name, e, true), valid, eo)
+			if n := fs.nodes.bind(dir, d.Name, e, true, false); n != nil {
+				fs.entryOut(n, valid, eo)
+			}
 		}
 		return true
 	})
@@ -409,6 +411,9 @@ func (fs *fileSystem) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Sta
 func (fs *fileSystem) revalidate(ctx context.Context, n *node) (time.Duration, error) {
 	if n == fs.nodes.root || n.opened() != nil {
 		return fs.validFor(), nil
+	}
+	if n.overtaken.Load() {
+		return 0, syscall.ESTALE
 	}
 	p, linked := fs.nodes.path(n)
 	if !linked {

@@ -79,14 +79,18 @@ func (t *table) child(parent *node, name string) *node {
 	return parent.children[name]
 }
 
-// bind returns the node for an entry: the one that is in the table if it stands for the same version, else a new one
-// in its place. The node is returned with one lookup counted, if count, or held.
-func (t *table) bind(parent *node, name string, e blobcache.Entry, count bool) *node {
+// bind returns the node for an entry: the one that is in the table if it stands for the same version, else a new one.
+// When the table has another version under the name it takes its place if replace, else nil is returned. The node is
+// returned with one lookup counted, if count, or held.
+func (t *table) bind(parent *node, name string, e blobcache.Entry, count, replace bool) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := parent.children[name]
 	if n == nil || !n.same(e) {
 		if n != nil {
+			if !replace {
+				return nil
+			}
 			t.unlinkLocked(n)
 		}
 		n = newNode(e)

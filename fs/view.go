@@ -27,7 +27,8 @@ type view struct {
 	log      *slog.Logger
 }
 
-// checkName refuses what cannot be part of a blob's name. The kernel has seen to slashes and NUL.
+// checkName refuses what cannot be part of a blob's name, before anything is made of it: a file that is open under a
+// name that the service refuses could never be committed. The kernel has seen to slashes and NUL.
 func checkName(dir, name string) error {
 	switch {
 	case len(name) > 255:
@@ -37,7 +38,7 @@ func checkName(dir, name string) error {
 	case utf8.RuneCountInString(path.Join(dir, name)) > blob.MaxNameLength:
 		return syscall.ENAMETOOLONG
 	}
-	return nil
+	return blob.CheckName("Lookup", name)
 }
 
 // place returns the path of a name in a directory.
@@ -66,17 +67,19 @@ func (v *view) find(ctx context.Context, dir *node, name string) (blobcache.Entr
 
 // lookup returns the node under a name. One lookup is counted if count, else the node is held.
 func (v *view) lookup(ctx context.Context, dir *node, name string, count bool) (*node, time.Duration, error) {
-	e, valid, err := v.find(ctx, dir, name)
-	if err != nil {
-		return nil, valid, err
-	}
-	if c := v.nodes.child(dir, name); c != nil && !v.isSame(c, e) {
-		// Our own commit may have come in between; then Names knows by now.
-		if e, valid, err = v.find(ctx, dir, name); err != nil {
+	var before blob.ETag
+	for again := false; ; again = true {
+		e, valid, err := v.find(ctx, dir, name)
+		if err != nil {
 			return nil, valid, err
 		}
+		// When the table has another version, our own commit may have come in between: then Names knows by now. What
+		// Names says twice in a row is somebody else's version.
+		if n := v.nodes.bind(dir, name, e, count, again && e.Properties.ETag == before); n != nil {
+			return n, valid, nil
+		}
+		before = e.Properties.ETag
 	}
-	return v.nodes.bind(dir, name, e, count), valid, nil
 }
 
 func (v *view) isSame(n *node, e blobcache.Entry) bool {
@@ -92,7 +95,7 @@ func (v *view) made(dir *node, name, p string, e blobcache.Entry) *node {
 		v.nodes.unlink(c)
 	}
 	dir.touch(time.Now())
-	return v.nodes.bind(dir, name, e, true)
+	return v.nodes.bind(dir, name, e, true, true)
 }
 
 // upload writes a small blob that is no file: a marker, a link, a FIFO.
@@ -111,14 +114,8 @@ func (v *view) keepDir(ctx context.Context, dir *node, name string) error {
 	if !linked {
 		return nil
 	}
-	entries, err := v.names.List(ctx, p, false)
-	if err != nil {
+	if other, err := v.names.HasOther(ctx, p, name); err != nil || other {
 		return err
-	}
-	for _, e := range entries {
-		if e.Name != name && !e.Pending {
-			return nil
-		}
 	}
 	return v.mark(ctx, dir, p)
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
@@ -263,28 +262,5 @@ var secrets = regexp.MustCompile(`(?i)(\b(?:sig|client_secret|client_assertion|a
 
 func redact(s string) string { return secrets.ReplaceAllString(s, "${1}${2}REDACTED") }
 
-// checkName refuses what cannot be carried to the service unchanged. The rules are those of "Naming and Referencing
-// Containers, Blobs, and Metadata"; where it only advises against a name, the service stores another one than was
-// sent: a backslash becomes a slash, and a dot at the end of a segment is dropped ("." and ".." are resolved). A
-// file must not appear under a name that somebody else may own, so these are refused too.
-func checkName(op, name string) error {
-	reason := ""
-	switch {
-	case name == "":
-		reason = "is empty"
-	case !utf8.ValidString(name):
-		reason = "is not UTF-8"
-	case utf8.RuneCountInString(name) > blob.MaxNameLength:
-		reason = fmt.Sprintf("is longer than %d characters", blob.MaxNameLength)
-	case strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 }):
-		reason = "contains a control character"
-	case strings.Contains(name, `\`):
-		reason = "contains a backslash"
-	case strings.HasSuffix(name, "."), strings.Contains(name, "./"):
-		reason = "has a segment that ends with a dot"
-	}
-	if reason == "" {
-		return nil
-	}
-	return &blob.Error{Code: blob.InvalidName, Op: op, Name: name, Err: errors.New("name " + reason)}
-}
+// checkName refuses what cannot be carried to the service unchanged.
+func checkName(op, name string) error { return blob.CheckName(op, name) }

@@ -1,0 +1,133 @@
+package fs
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"blobmount/blobcache/blob"
+)
+
+// A name that the service would refuse or alter is refused by the call that makes it, also when nothing needs to be
+// asked, and nothing is left of it.
+func TestNamesRefused(t *testing.T) {
+	k := newKernel(t, time.Hour)
+	if _, err := k.fs.names.List(t.Context(), "", true); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]syscall.Errno{
+		"dot.": syscall.EINVAL, `a\b`: syscall.EINVAL, "a\tb": syscall.EINVAL, "\x00": syscall.EINVAL,
+		"\xff": syscall.EILSEQ, strings.Repeat("x", 256): syscall.ENAMETOOLONG,
+	} {
+		var out fuse.EntryOut
+		h := header(fuse.FUSE_ROOT_ID)
+		if s := k.fs.Lookup(nil, &h, name, &out); s != fuse.Status(want) {
+			t.Errorf("lookup %q: %v, want %v", name, s, want)
+		}
+		if _, _, s := k.create(fuse.FUSE_ROOT_ID, name, 0); s != fuse.Status(want) {
+			t.Errorf("create %q: %v, want %v", name, s, want)
+		}
+		if _, s := k.mkdir(fuse.FUSE_ROOT_ID, name); s != fuse.Status(want) {
+			t.Errorf("mkdir %q: %v, want %v", name, s, want)
+		}
+	}
+	if n := k.fs.nodes.size(); n != 1 {
+		t.Errorf("%d nodes are left", n-1)
+	}
+	if n := k.store.Len(); n != 0 {
+		t.Errorf("%d blobs are left", n)
+	}
+}
+
+// When another writer was faster, the kernel is told that its node is stale; it then looks the name up, and finds the
+// winner's version.
+func TestOvertaken(t *testing.T) {
+	k := newKernel(t, time.Hour)
+	k.put("file", "base")
+	id := k.lookup(fuse.FUSE_ROOT_ID, "file")
+	fh, s := k.open(id, syscall.O_RDWR)
+	if s != fuse.OK || k.write(id, fh, 0, []byte("loser")) != fuse.OK {
+		t.Fatal("open or write failed")
+	}
+	k.put("file", "the winner")
+	if s := k.fs.Flush(nil, &fuse.FlushIn{InHeader: header(id), Fh: fh}); s != fuse.Status(syscall.ESTALE) {
+		t.Errorf("flush: %v", s)
+	}
+	if _, s := k.open(id, syscall.O_RDONLY); s != fuse.Status(syscall.ESTALE) {
+		t.Errorf("open of the overtaken node: %v", s)
+	}
+	k.fs.Release(nil, &fuse.ReleaseIn{InHeader: header(id), Fh: fh})
+	var out fuse.AttrOut
+	if s := k.fs.GetAttr(nil, &fuse.GetAttrIn{InHeader: header(id)}, &out); s != fuse.Status(syscall.ESTALE) {
+		t.Errorf("getattr of the overtaken node: %v", s)
+	}
+	winner := k.lookup(fuse.FUSE_ROOT_ID, "file")
+	if winner == id || k.nodes[winner].properties().Size != int64(len("the winner")) {
+		t.Errorf("the name is node %d of %d bytes", winner, k.nodes[winner].properties().Size)
+	}
+	k.forget(id, 1)
+	if k.fs.nodes.get(id) != nil {
+		t.Error("the overtaken node outlives its last forget")
+	}
+}
+
+// A change of attributes that finds another version is ESTALE once; the name then stands for the new version, which
+// takes the change.
+func TestSetAttributesOfAChangedBlob(t *testing.T) {
+	k := newKernel(t, time.Hour)
+	k.put("file", "first")
+	id := k.lookup(fuse.FUSE_ROOT_ID, "file")
+	k.put("file", "second")
+	chmod := func(id uint64) fuse.Status {
+		in := fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{InHeader: header(id), Valid: fuse.FATTR_MODE, Mode: 0o600}}
+		var out fuse.AttrOut
+		return k.fs.SetAttr(nil, &in, &out)
+	}
+	if s := chmod(id); s != fuse.Status(syscall.ESTALE) {
+		t.Errorf("chmod of the old version: %v", s)
+	}
+	now := k.lookup(fuse.FUSE_ROOT_ID, "file")
+	if now == id {
+		t.Fatal("the name still stands for the old version")
+	}
+	if s := chmod(now); s != fuse.OK {
+		t.Errorf("chmod of the new version: %v", s)
+	}
+	p, err := k.store.Properties("file", blob.Condition{})
+	if err != nil || p.Metadata["mode"] != "0600" || k.get("file") != "second" {
+		t.Errorf("the service has %+v, %v", p, err)
+	}
+}
+
+// A directory that another tool implied by its blobs stays when the last of them is removed, and finding out which is
+// the last costs no listing of all.
+func TestKeepDir(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Hour} {
+		k := newKernel(t, timeout)
+		const files = 50
+		for i := range files {
+			k.put("dir/"+strings.Repeat("x", i+1), "")
+		}
+		dir := k.lookup(fuse.FUSE_ROOT_ID, "dir")
+		for i := range files {
+			if i == files-1 && k.store.Len() != 1 {
+				t.Errorf("%d blobs before the last is removed", k.store.Len())
+			}
+			h := header(dir)
+			k.trace.Reset()
+			if s := k.fs.Unlink(nil, &h, strings.Repeat("x", i+1)); s != fuse.OK {
+				t.Fatal(s)
+			}
+			if n := len(k.trace.Lines()); n > 5 { // two of the lookup, one listing, the marker, the deletion
+				t.Errorf("%d requests: %q", n, k.trace.Lines())
+			}
+		}
+		p, err := k.store.Properties("dir", blob.Condition{})
+		if err != nil || p.Metadata["hdi_isfolder"] != "true" || k.store.Len() != 1 {
+			t.Errorf("timeout %v: the marker is %+v, %v", timeout, p, err)
+		}
+	}
+}
