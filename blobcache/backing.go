@@ -104,7 +104,7 @@ func (f *File) takeOver() (*stage, error) {
 	_ = os.Remove(v.key.path(c.dir) + extMap) // of a version that is not there any more
 	s := c.stageOf(v.files.data, path)
 	s.valid.add(0, v.size)
-	s.count = v.size // was counted as the version's, and is now the staging file's
+	s.count = roundBlock(v.size) // was counted as the version's, and is now the staging file's
 	v.files.data = nil
 	v.files.close()
 	v.p = newPresence(v.size, c.small) // who still reads the old version fetches it

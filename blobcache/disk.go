@@ -104,8 +104,10 @@ func newPresence(size, small int64) presence {
 // single reports whether the blob is one unit whose checksum is kept in an extended attribute.
 func (p *presence) single() bool { return p.unit != grain }
 
+// errDamaged says that what the disk has of a version cannot be trusted.
+var errDamaged = errors.New("cached files do not belong together")
+
 // openFiles opens what the disk has of a version. Without anything it returns no files and no error.
-// What cannot be trusted is removed.
 func openFiles(base string, size, small int64) (files, presence, error) {
 	p := newPresence(size, small)
 	for _, ext := range []string{extBlob, extPart} {
@@ -125,8 +127,7 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 		f := files{data: data, complete: ext == extBlob}
 		if err := f.load(base, size, &p); err != nil {
 			f.close()
-			removeFiles(base)
-			return files{}, newPresence(size, small), nil
+			return files{}, newPresence(size, small), fmt.Errorf("%w: %w", errDamaged, err)
 		}
 		return f, p, nil
 	}

@@ -39,7 +39,8 @@ func oldest(cs []candidate) *candidate {
 func (c *Cache) evict(n int64) bool {
 	want := max(n, min(c.space.limit/50, 256<<20))
 	var freed int64
-	for freed < want {
+	// A file may stay though it should go, on a disk that has become read-only: so the tries are bounded.
+	for fruitless := 0; freed < want && fruitless < sampleSize; {
 		cs := c.sample()
 		o := oldest(cs)
 		if o == nil {
@@ -47,8 +48,12 @@ func (c *Cache) evict(n int64) bool {
 		}
 		got := removeFiles(o.base)
 		c.space.release(got)
-		c.evicted.Add(1)
 		freed += got
+		if got == 0 {
+			fruitless++ // or another process was faster
+			continue
+		}
+		c.evicted.Add(1)
 	}
 	return freed > 0
 }

@@ -162,3 +162,11 @@ func same(t testing.TB, got, want []byte) {
 
 // yield lets other goroutines run, in loops that wait for a count of calls.
 func yield() { runtime.Gosched() }
+
+// bring returns when all of a blob is on disk, for tests that look there: a read returns before that.
+func bring(t testing.TB, c *Cache, cont blob.Container, p blob.Properties) {
+	t.Helper()
+	if err := c.Prefetch(t.Context(), cont, p); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -108,8 +108,11 @@ func (s *stage) mark(off, end int64) {
 	s.account()
 }
 
-func (s *stage) account() {
-	now := s.valid.total()
+// account tells what the file takes now, in whole blocks as release counts. Holes count until the file is adopted: they
+// may be filled at any time.
+func (s *stage) account() { s.recount(roundBlock(s.valid.total())) }
+
+func (s *stage) recount(now int64) {
 	if now > s.count {
 		s.c.space.take(now - s.count)
 	} else if now < s.count {
@@ -192,6 +195,10 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	}
 	if err := f.publish(base, size, &p); err != nil {
 		return err
+	}
+	var st unix.Stat_t
+	if unix.Fstat(int(s.file.Fd()), &st) == nil {
+		s.recount(st.Blocks * 512) // what eviction will give back
 	}
 	c.setChecked(k, s.file)
 	_ = os.Remove(s.path) // it has its new name

@@ -65,7 +65,10 @@ func (c *Cache) newVersion(k key, src source, size int64) *version {
 func (v *version) load() {
 	base := v.key.path(v.c.dir)
 	f, p, err := openFiles(base, v.size, v.c.small)
-	if err != nil {
+	if errors.Is(err, errDamaged) {
+		v.c.log.Warn("cached data is damaged and will be fetched again", "blob", v.src.name, "error", err)
+		v.c.space.release(removeFiles(base))
+	} else if err != nil {
 		v.c.log.Warn("cached data cannot be opened, reading without the cache", "file", base, "error", err)
 		v.diskless = true
 	}
