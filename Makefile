@@ -52,8 +52,15 @@ race: fuse azurite
 	@command -v "$$($(GO) env CC)" >/dev/null || { echo "make: the race detector needs a C compiler ($$($(GO) env CC)); on Debian: apt-get install gcc libc6-dev" >&2; exit 1; }
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./...
 
-bench: ## run the benchmarks
-	$(GO) test -run '^$$' -bench . $(TESTFLAGS) ./integration/...
+# WORKLOADS is a regular expression, RUNS how often each is run, SCALE a factor for all sizes. All of it takes half an
+# hour. BENCHFLAGS=--write keeps the report in integration/BENCHMARKS.md, BENCHFLAGS=--list names the workloads.
+WORKLOADS ?=
+RUNS ?= 3
+SCALE ?= 1
+BENCHFLAGS ?=
+
+bench: ## measure against targets, as root on real mounts (WORKLOADS=, RUNS=3, SCALE=1, BENCHFLAGS=)
+	$(GO) run ./integration/bench --workloads '$(WORKLOADS)' --runs $(RUNS) --scale $(SCALE) $(BENCHFLAGS)
 
 # Without FUSE or root the tests of mounts would skip, and a green result would mean nothing.
 fuse:

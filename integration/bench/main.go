@@ -1,0 +1,183 @@
+// Command bench measures blobmount: each workload is run on a real mount and compared with a reference in the same run,
+// such as a plain file or a program that does nothing but download. It prints a table of the ratios, and says which
+// miss their targets. It needs root, for drop_caches, and FUSE.
+//
+// The service is the embedded one, in a process of its own. Readers are processes of their own too. Everything is on
+// one machine, so absolute rates say little; the ratios are what counts.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == asWorker {
+		if err := work(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "reader:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, errUsage): // flag has said what is wrong
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+var (
+	errUsage  = errors.New("usage")
+	errMissed = errors.New("rows miss their target")
+)
+
+// reportFile is where --write puts the report, seen from the module's directory.
+const reportFile = "integration/BENCHMARKS.md"
+
+// minFree is the disk space that the largest workload takes at full scale: 10 GiB of chunks, and room for the cache
+// to leave to others.
+const minFree = 16 << 30
+
+// all returns what can be measured, in the order of the report.
+func all(l *lab) ([]workload, []property) {
+	return []workload{
+			warmSequential(l), warmRandom(l), warmMapped(l), warmServed(l),
+			coldLAN(l), coldAzure(l), coldFour(l), coldRandom(l), coldChunks(l), loader(l), coldTensors(l),
+		}, []property{
+			{"start-up", startUp}, {"eviction", eviction}, {"overwrite", overwrite},
+		}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	only := flags.String("workloads", "", "`regexp` of the workloads to run; empty for all")
+	runs := flags.Int("runs", 3, "`number` of runs, of which the table has the medians")
+	scale := flags.Float64("scale", 1, "`factor` for sizes and numbers of files, such as 0.01 for a quick look")
+	dir := flags.String("dir", os.TempDir(), "`directory` for scratch files and caches; not a tmpfs")
+	write := flags.Bool("write", false, "write the report to "+reportFile+"; only with all workloads at full scale")
+	list := flags.Bool("list", false, "list the workloads")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return nil
+	case err != nil:
+		return errUsage
+	}
+	chosen, err := regexp.Compile(*only)
+	switch {
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case err != nil:
+		return fmt.Errorf("--workloads: %w", err)
+	case *runs < 1 || *scale <= 0 || *scale > 1:
+		return errors.New("--runs must be positive, and --scale above 0 and at most 1")
+	case *write && (*only != "" || *scale != 1 || *runs < 3):
+		return errors.New("--write is for all workloads, at full scale, in at least three runs")
+	}
+	if *list {
+		workloads, properties := all(&lab{scale: *scale})
+		for _, w := range workloads {
+			fmt.Fprintln(stdout, w.name)
+		}
+		for _, p := range properties {
+			fmt.Fprintln(stdout, p.name)
+		}
+		return nil
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("run as root: the kernel's caches have to be dropped")
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(*dir, &st); err != nil {
+		return fmt.Errorf("--dir: %w", err)
+	}
+	if need := int64(minFree * *scale); int64(st.Bavail)*st.Bsize < need {
+		return fmt.Errorf("%s has less than %s free", *dir, size(need))
+	}
+	l, err := newLab(ctx, *dir, *scale, stderr)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.remove()) }()
+
+	r, err := newReport(l, "make bench "+strings.Join(makeVariables(*only, *runs, *scale), " "))
+	if err != nil {
+		return err
+	}
+	workloads, properties := all(l)
+	var errs []error
+	ran := 0
+	for _, w := range workloads {
+		if !chosen.MatchString(w.name) || ctx.Err() != nil {
+			continue
+		}
+		ran++
+		lines, err := measureWorkload(ctx, l, w, *runs)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", w.name, err))
+			continue
+		}
+		r.lines = append(r.lines, lines...)
+	}
+	for _, p := range properties {
+		if !chosen.MatchString(p.name) || ctx.Err() != nil {
+			continue
+		}
+		ran++
+		found, err := runProperty(ctx, l, p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
+			continue
+		}
+		r.findings = append(r.findings, found...)
+	}
+	if ran == 0 && ctx.Err() == nil {
+		return fmt.Errorf("no workload matches %q: --list names them", *only)
+	}
+	errs = append(errs, context.Cause(ctx))
+	var text bytes.Buffer
+	r.markdown(&text)
+	if _, err := stdout.Write(text.Bytes()); err != nil {
+		return err
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if *write {
+		if err := os.WriteFile(reportFile, text.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	if n := r.missed(); n > 0 {
+		return fmt.Errorf("%d of %d %w", n, len(r.lines)+len(r.findings), errMissed)
+	}
+	return nil
+}
+
+// makeVariables are the arguments of make that stand for the flags.
+func makeVariables(only string, runs int, scale float64) []string {
+	v := []string{fmt.Sprintf("RUNS=%d", runs)}
+	if only != "" {
+		v = append(v, "WORKLOADS='"+only+"'")
+	}
+	if scale != 1 {
+		v = append(v, fmt.Sprintf("SCALE=%g", scale))
+	}
+	return v
+}

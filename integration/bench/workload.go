@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// workload measures some rows of the table, together because they need the same preparation.
+type workload struct {
+	name string
+	rows []row
+	// start prepares in a lab, and returns what is done once a run. It returns one sample for each row.
+	start func(ctx context.Context, l *lab) (func(ctx context.Context, run int) ([]sample, error), error)
+}
+
+// row is a line of the table: what is compared, and what it must reach.
+type row struct {
+	name, reference string
+	unit            unit
+	target          float64 // least ratio of the rates
+	// Further conditions, where they are not zero.
+	maxRSS     int64   // bytes, of the daemon at its peak
+	maxFetched float64 // bytes from the service for each byte asked
+	noData     bool    // no byte from the service
+}
+
+// unit is what a rate counts.
+type unit struct {
+	name string
+	of   func(measure) float64
+}
+
+var (
+	mibRate  = unit{"MiB/s", func(m measure) float64 { return float64(m.asked) / (1 << 20) }}
+	readRate = unit{"reads/s", func(m measure) float64 { return float64(m.reads) }}
+	fileRate = unit{"files/s", func(m measure) float64 { return float64(m.reads) }}
+)
+
+// measure is what one side did once.
+type measure struct {
+	took     time.Duration
+	asked    int64 // bytes that the readers asked for
+	reads    int64
+	rss      int64         // of the daemon, at its peak
+	cpu      time.Duration // of the daemon
+	counted  bool          // the service counted what follows
+	requests int64
+	fetched  int64 // bytes of blobs that the service sent
+}
+
+// sample is one comparison.
+type sample struct{ ref, got measure }
+
+// ratio returns how many times as fast as the reference it was.
+func (s sample) ratio() float64 {
+	// Both did the same work, so the times say it.
+	return s.ref.took.Seconds() / s.got.took.Seconds()
+}
+
+// line is a measured row.
+type line struct {
+	row
+	samples []sample
+}
+
+// median of an even number of values is the lower of the two in the middle.
+func median[T any](values []T, key func(T) float64) float64 {
+	keys := make([]float64, len(values))
+	for i, v := range values {
+		keys[i] = key(v)
+	}
+	slices.Sort(keys)
+	return keys[(len(keys)-1)/2]
+}
+
+func (l line) ratio() float64 { return median(l.samples, sample.ratio) }
+
+// peakRSS is the highest of all runs.
+func (l line) peakRSS() (rss int64) {
+	for _, s := range l.samples {
+		rss = max(rss, s.got.rss)
+	}
+	return rss
+}
+
+// fetchedPerAsked returns the most bytes that were fetched for a byte asked, of all runs.
+func (l line) fetchedPerAsked() (f float64) {
+	for _, s := range l.samples {
+		f = max(f, float64(s.got.fetched)/float64(s.got.asked))
+	}
+	return f
+}
+
+// asksService reports whether what was asked of the service was counted.
+func (l line) asksService() bool {
+	return slices.ContainsFunc(l.samples, func(s sample) bool { return s.got.counted })
+}
+
+// misses says which conditions do not hold.
+func (l line) misses() []string {
+	var m []string
+	if l.ratio() < l.target {
+		m = append(m, "ratio")
+	}
+	if l.maxRSS > 0 && l.peakRSS() > l.maxRSS {
+		m = append(m, fmt.Sprintf("RSS above %d MiB", l.maxRSS>>20))
+	}
+	if l.maxFetched > 0 && l.fetchedPerAsked() > l.maxFetched {
+		m = append(m, fmt.Sprintf("more than %g bytes fetched for one", l.maxFetched))
+	}
+	if l.noData && l.fetchedPerAsked() > 0 {
+		m = append(m, "asked the service for data")
+	}
+	return m
+}
+
+// runBound is a bound for one run of a workload at full scale, ten times what the slowest takes.
+const runBound = 20 * time.Minute
+
+// measureWorkload runs a workload and returns its lines.
+func measureWorkload(ctx context.Context, l *lab, w workload, runs int) (lines []line, err error) {
+	defer func() {
+		if cleanErr := l.cleanUp(); err == nil {
+			err = cleanErr
+		}
+	}()
+	lines = make([]line, len(w.rows))
+	for i, r := range w.rows {
+		lines[i].row = r
+	}
+	once, err := w.start(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	for run := range runs {
+		ctx, cancel := context.WithTimeout(ctx, runBound)
+		samples, err := once(ctx, run)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		for i, s := range samples {
+			lines[i].samples = append(lines[i].samples, s)
+			fmt.Fprintf(l.log, "%s, run %d: %s: %.0f against %.0f %s, ratio %.2f\n", w.name, run+1, w.rows[i].name,
+				w.rows[i].rate(s.got), w.rows[i].rate(s.ref), w.rows[i].unit.name, s.ratio())
+		}
+	}
+	return lines, nil
+}
+
+// rate returns what a side reached.
+func (r row) rate(m measure) float64 { return r.unit.of(m) / m.took.Seconds() }
+
+// alternate calls the sides of a comparison in turn: in order in even runs, in reverse order in odd ones, so that none
+// always comes after another.
+func alternate(run int, sides ...func() error) error {
+	if run%2 == 1 {
+		sides = slices.Clone(sides)
+		slices.Reverse(sides)
+	}
+	for _, f := range sides {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
