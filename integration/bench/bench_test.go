@@ -38,7 +38,7 @@ func TestSmall(t *testing.T) {
 	t.Chdir("../..")
 	dir := t.TempDir()
 	var out bytes.Buffer
-	err := run(t.Context(), []string{"--scale=0.001", "--runs=2", "--workloads=^(warm-random|cold-four|loader|start-up|eviction|overwrite)$", "--dir", dir}, &out, io.Discard)
+	err := run(t.Context(), []string{"--scale=0.001", "--runs=1", "--workloads=^(warm-random|cold-four|loader|start-up|eviction|overwrite)$", "--dir", dir}, &out, io.Discard)
 	if err != nil && !errors.Is(err, errMissed) { // at this scale a ratio says nothing
 		t.Fatal(err)
 	}
