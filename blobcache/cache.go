@@ -57,6 +57,7 @@ type Cache struct {
 
 	budget    budget
 	residents residents
+	latency   latency
 	space     *space
 	downloads semaphore
 	uploads   semaphore

@@ -59,7 +59,7 @@ func (f *fetch) transfer(ctx context.Context) (stored bool, err error) {
 	f.v.mu.Lock()
 	src := f.v.src
 	f.v.mu.Unlock()
-	body, err := src.cont.ReadAt(ctx, src.name, f.off, f.end-f.off, blob.Condition{IfMatch: src.etag})
+	body, err := f.v.c.readAt(ctx, src, f.off, f.end-f.off)
 	if err != nil {
 		return false, f.v.stale(src, err)
 	}

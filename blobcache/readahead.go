@@ -10,14 +10,16 @@ const (
 	// maxStreams bounds how many interleaved sequential readers of one file are told apart.
 	maxStreams = 16
 	// promote is how many reads must continue each other before a stream that did not begin at the start of
-	// the file is read ahead.
+	// the file is read ahead, and how many equal steps make a strided reader.
 	promote = 2
+	// maxSteps bounds how many steps a strided reader is read ahead.
+	maxSteps = 32
 )
 
 // plan is what to fetch for one read.
 type plan struct {
-	demand extent // must be fetched for the read itself, whole grains; empty never
-	ahead  extent // worth fetching now in addition; may be empty
+	demand extent   // must be fetched for the read itself, whole grains; empty never
+	ahead  []extent // worth fetching now in addition, the most urgent first
 }
 
 // stream is one sequential reader.
@@ -29,6 +31,15 @@ type stream struct {
 	used   uint64 // when it was read last, in reads
 }
 
+// stride is a reader that makes equal steps, forwards or backwards, between reads of equal length.
+type stride struct {
+	off, n int64 // the last read
+	step   int64
+	hits   int // steps that were equal to the one before
+	depth  int // how many steps to be ahead
+	issued int // steps fetched ahead and not read yet
+}
+
 // readahead is the machine of one version. It is not safe for parallel use.
 type readahead struct {
 	size      int64 // bytes of the blob
@@ -37,6 +48,7 @@ type readahead struct {
 	piece     int64 // a window past this size is fetched in pieces that end at its multiples
 	clock     uint64
 	streams   []stream
+	stride    stride
 }
 
 // read returns what to fetch for a read of n bytes at off. off lies inside the blob and n is positive.
@@ -51,6 +63,7 @@ func (r *readahead) read(off, n int64) plan {
 	s := r.find(off, end)
 	if s == nil {
 		s = r.begin(off, end)
+		p.ahead = r.steps(off, end-off)
 	} else {
 		s.hits++
 	}
@@ -73,13 +86,46 @@ func (r *readahead) read(off, n int64) plan {
 		return p // too little to be worth a request yet
 	}
 	if to > s.issued {
-		p.ahead = extent{s.issued, to}
+		p.ahead = append(p.ahead, extent{s.issued, to})
 		s.issued = to
 	}
 	return p
 }
 
-// refused tells that the part of the last plan's ahead from off on was not fetched, so that it is proposed again.
+// steps returns what to fetch ahead for a read that continues no stream, if it continues a stride.
+func (r *readahead) steps(off, n int64) []extent {
+	t := &r.stride
+	step := off - t.off
+	if step != t.step || n != t.n || step == 0 {
+		*t = stride{off: off, n: n, step: step}
+		return nil
+	}
+	t.off = off
+	if t.hits++; t.hits < promote {
+		return nil
+	}
+	t.issued = max(0, t.issued-1)
+	most := max(1, min(maxSteps, int(r.maxWindow/(n+2*grain))))
+	t.depth = min(max(1, 2*t.depth), most)
+	var out []extent
+	for t.issued < t.depth {
+		at := off + int64(t.issued+1)*step
+		if at < 0 || at >= r.size {
+			break
+		}
+		x := r.grains(at, min(at+n, r.size))
+		if last := len(out) - 1; last >= 0 && x.end >= out[last].off && x.off <= out[last].end {
+			out[last] = extent{min(x.off, out[last].off), max(x.end, out[last].end)} // a reader going backwards
+		} else {
+			out = append(out, x)
+		}
+		t.issued++
+	}
+	return out
+}
+
+// refused tells that [from, to) of the last plan's ahead was not fetched. A sequential reader gets it proposed again;
+// for a strided one it is fetched when it is read.
 func (r *readahead) refused(from, to int64) {
 	for i := range r.streams {
 		if s := &r.streams[i]; s.issued == to {

@@ -243,11 +243,11 @@ func (v *version) readSome(ctx context.Context, buf []byte, pos int64) (int, err
 func (v *version) plan(off, n int64) {
 	p := v.ahead.read(off, n)
 	v.prefetch(p.demand)
-	if p.ahead.off >= p.ahead.end {
-		return
-	}
-	if at := v.prefetch(p.ahead); at < p.ahead.end {
-		v.ahead.refused(at, p.ahead.end)
+	for _, x := range p.ahead {
+		if at := v.prefetch(x); at < x.end {
+			v.ahead.refused(at, x.end)
+			return
+		}
 	}
 }
 
