@@ -50,6 +50,18 @@ type measure struct {
 	fetched  int64 // bytes of blobs that the service sent
 }
 
+// add counts what was done once more.
+func (m *measure) add(n measure) {
+	m.took += n.took
+	m.asked += n.asked
+	m.reads += n.reads
+	m.rss = max(m.rss, n.rss)
+	m.cpu += n.cpu
+	m.counted = m.counted || n.counted
+	m.requests += n.requests
+	m.fetched += n.fetched
+}
+
 // sample is one comparison.
 type sample struct{ ref, got measure }
 
