@@ -347,6 +347,11 @@ func (f *File) Truncate(size int64) error {
 		if size == 0 {
 			f.dropBase()
 		}
+	} else if f.exposed {
+		// The kernel reads the staging file by itself: its end is the file's.
+		if err := f.stage.file.Truncate(size); err != nil {
+			return err
+		}
 	}
 	f.size = size
 	// The blocks in which the old and the new end lie have other contents or lengths now.

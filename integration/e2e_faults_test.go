@@ -18,16 +18,17 @@ func TestMountUnreliable(t *testing.T) {
 	s := mounttest.Embedded(t)
 	server := s.Embedded
 	w := newWorld(t, s, "--block-size=256KiB", "--log-level=warn")
-	// Each kind hits several requests of each kind; ten tries in a row that all fail are one in a million.
+	// The answers to Put Blob are lost for those with content only: an empty blob that must be new may be a lock between
+	// hosts, so when its maker cannot know who made it, he is told that somebody else did.
 	hits := map[string]func() int{
 		"refused":         server.AddFault(blobserver.Fault{Probability: 0.08, Status: 503, Code: "ServerBusy"}),
 		"failed":          server.AddFault(blobserver.Fault{Probability: 0.04, Status: 500, Code: "InternalError"}),
 		"uploads broken":  server.AddFault(blobserver.Fault{Op: "PutBlock", Probability: 0.1, Action: blobserver.Break, Bytes: 100 << 10}),
-		"put broken":      server.AddFault(blobserver.Fault{Op: "PutBlob", Probability: 0.1, Action: blobserver.Break, Bytes: 10}),
+		"put broken":      server.AddFault(blobserver.Fault{Op: "PutBlob", Probability: 0.4, Action: blobserver.Break, Bytes: 10}),
 		"reads broken":    server.AddFault(blobserver.Fault{Op: "GetBlob", Probability: 0.15, Action: blobserver.Break, Bytes: 30 << 10}),
 		"listings broken": server.AddFault(blobserver.Fault{Op: "ListBlobs", Probability: 0.1, Action: blobserver.Break, Bytes: 50}),
 		"commits lost":    server.AddFault(blobserver.Fault{Op: "PutBlockList", Probability: 0.2, Action: blobserver.LoseReply}),
-		"put lost":        server.AddFault(blobserver.Fault{Op: "PutBlob", Probability: 0.1, Action: blobserver.LoseReply}),
+		"put lost":        server.AddFault(blobserver.Fault{Op: "PutBlob", Name: "filex*", Probability: 0.3, Action: blobserver.LoseReply}),
 		"delete lost":     server.AddFault(blobserver.Fault{Op: "DeleteBlob", Probability: 0.1, Action: blobserver.LoseReply}),
 		"copy lost":       server.AddFault(blobserver.Fault{Op: "CopyBlob", Probability: 0.2, Action: blobserver.LoseReply}),
 		"metadata lost":   server.AddFault(blobserver.Fault{Op: "SetBlobMetadata", Probability: 0.2, Action: blobserver.LoseReply}),
@@ -48,16 +49,16 @@ func TestMountUnreliable(t *testing.T) {
 			copy(b[1<<20:], "changed")
 		}
 	}
-	source := filepath.Join(runtime.GOROOT(), "src", "encoding", "json")
+	source := filepath.Join(runtime.GOROOT(), "src", "container")
 	command(t, "/", nil, "cp", "-a", source, w.path("tree"))
 	must(t, os.Rename(w.path("tree"), w.path("moved")))
-	for range 4 {
+	for range 2 {
 		for name := range content {
 			must(t, os.Rename(w.path(name), w.path("temporary")))
 			must(t, os.Rename(w.path("temporary"), w.path(name)))
 		}
 	}
-	for range 3 {
+	for range 2 {
 		w.Unmount()
 		w.EmptyCache()
 		w.Mount("--block-size=256KiB", "--log-level=warn")

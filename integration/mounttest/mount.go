@@ -221,16 +221,22 @@ func (p *Point) isDaemon(pid int) bool {
 	return err == nil && slices.Contains(strings.Split(string(args), "\x00"), p.Dir)
 }
 
-// hasEnded reports whether a process has closed all its files. One that is being killed has no program any more, but
-// its mount answers for it until then.
+// hasEnded reports whether all threads of a process have let go of its files. One that is being killed has no program
+// any more, but the kernel goes on taking requests for its mount until then.
 func hasEnded(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // the pattern has no error in it
+	for _, thread := range threads {
+		stat, readErr := os.ReadFile(thread)
+		if readErr != nil {
+			continue // ended just now
+		}
+		// ID (COMMAND) STATE ...: zombies (Z) and the dead (X) have nothing.
+		after := stat[bytes.LastIndexByte(stat, ')')+1:]
+		if len(after) > 1 && after[1] != 'Z' && after[1] != 'X' {
+			return false
+		}
 	}
-	// PID (COMMAND) STATE ...: Z and X have let go of everything.
-	after := stat[bytes.LastIndexByte(stat, ')')+1:]
-	return len(after) > 1 && (after[1] == 'Z' || after[1] == 'X')
+	return err == nil
 }
 
 // PeakRSS returns the most physical memory that the daemon has used so far, in bytes.

@@ -1,0 +1,161 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/integration/mounttest"
+)
+
+// Readers of a cached file, which the kernel may serve from the cache file by itself, see each write of this mount at
+// once, and none of another host.
+func testCachedWrites(t *testing.T, s *mounttest.Service) {
+	for _, order := range []string{"reader first", "writer first"} {
+		t.Run(order, func(t *testing.T) {
+			w := newWorld(t, s, "--blob-cache-timeout=0")
+			want := noise(3 << 20)
+			w.write("file", want)
+			w.read("file", want) // it is in the cache whole, and checked
+			var reader, writer *os.File
+			if order == "reader first" {
+				reader = w.open("file", os.O_RDONLY)
+				head := make([]byte, 100)
+				_, err := reader.ReadAt(head, 0)
+				must(t, err)
+				writer = w.open("file", os.O_RDWR)
+			} else {
+				writer = w.open("file", os.O_RDWR)
+				reader = w.open("file", os.O_RDONLY)
+			}
+			mem, err := unix.Mmap(int(reader.Fd()), 0, 1<<20, unix.PROT_READ, unix.MAP_SHARED)
+			must(t, err)
+			check := func(what string) {
+				t.Helper()
+				for _, f := range []*os.File{reader, writer} {
+					got, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
+					must(t, err)
+					equal(t, what, got, want)
+					info, err := f.Stat()
+					must(t, err)
+					if info.Size() != int64(len(want)) {
+						t.Errorf("%s: fstat says %d bytes, want %d", what, info.Size(), len(want))
+					}
+				}
+				equal(t, what+", mapped", mem[:min(len(mem), len(want))], want[:min(len(mem), len(want))])
+			}
+			check("before")
+			for i, off := range []int{0, 4000, 1<<20 - 3, 3<<20 - 1, 3 << 20} {
+				b := noise(500 + i)
+				_, err := writer.WriteAt(b, int64(off))
+				must(t, err)
+				want = append(want, make([]byte, max(0, off+len(b)-len(want)))...)
+				copy(want[off:], b)
+				check(fmt.Sprint("after a write at ", off))
+			}
+			must(t, writer.Sync())
+			w.holds("file", want)
+			check("after fsync")
+			must(t, writer.Truncate(2<<20))
+			want = want[:2<<20]
+			check("after a truncation")
+			must(t, writer.Truncate(4<<20))
+			want = append(bytes.Clone(want), make([]byte, 2<<20)...)
+			check("after it grew")
+			must(t, unix.Fallocate(int(writer.Fd()), unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, 5000, 100000))
+			clear(want[5000:105000])
+			check("after a hole")
+			must(t, unix.Munmap(mem))
+			must(t, writer.Close())
+			w.holds("file", want)
+			got, err := io.ReadAll(io.NewSectionReader(reader, 0, 1<<30))
+			must(t, err)
+			equal(t, "the reader, after the writer's close", got, want)
+
+			theirs := noise(1 << 20)
+			w.Put("file", theirs)
+			w.read("file", theirs)
+			got, err = io.ReadAll(io.NewSectionReader(reader, 0, 1<<30))
+			must(t, err)
+			equal(t, "the reader, after another host's write", got, want)
+			must(t, os.Remove(w.path("file")))
+			got, err = io.ReadAll(io.NewSectionReader(reader, 0, 1<<30))
+			must(t, err)
+			equal(t, "the reader, after the unlink", got, want)
+			must(t, reader.Close())
+			if left := w.Blobs(); len(left) != 0 {
+				t.Errorf("the service has %q", left)
+			}
+		})
+	}
+}
+
+// What was written to a cached file and not acknowledged is never taken for the version that was cached, however the
+// daemon ends.
+func testCachedWritesKilled(t *testing.T, s *mounttest.Service) {
+	w := newWorld(t, s)
+	want := noise(3 << 20)
+	w.write("file", want)
+	reader := w.open("file", os.O_RDONLY)
+	_, err := io.ReadAll(reader)
+	must(t, err)
+	writer := w.open("file", os.O_RDWR)
+	_, err = writer.WriteAt(noise(2<<20), 0)
+	must(t, err)
+	w.Signal(syscall.SIGKILL)
+	w.AwaitEnd()
+	must(t, reader.Close())
+	wantErrno(t, "close", writer.Close(), syscall.ENOTCONN)
+	w.Unmount()
+	w.holds("file", want)
+	w.Mount() // with the same cache
+	w.read("file", want)
+}
+
+// A read-only mount refuses every change, and reads small files without messages for open and close.
+func testReadOnly(t *testing.T, s *mounttest.Service) {
+	c := s.NewContainer(t)
+	content := map[string][]byte{"large": noise(5 << 20), "empty": nil, "dir/x": []byte("x")}
+	for i := range 40 {
+		content[fmt.Sprint("small", i)] = noise(1000 * i)
+	}
+	for name, b := range content {
+		c.Put(name, b)
+	}
+	p := s.NewPoint(t, c)
+	p.Mount("--read-only")
+	w := &world{p, c, t}
+	for range 2 {
+		for name, b := range content {
+			w.read(name, b)
+		}
+	}
+	file, dir := w.path("small1"), w.path("dir")
+	_, err := os.OpenFile(file, os.O_WRONLY, 0)
+	wantErrno(t, "open to write", err, syscall.EROFS)
+	_, err = os.Create(w.path("new"))
+	wantErrno(t, "create", err, syscall.EROFS)
+	wantErrno(t, "mkdir", os.Mkdir(w.path("new"), 0o755), syscall.EROFS)
+	wantErrno(t, "unlink", unix.Unlink(file), syscall.EROFS)
+	wantErrno(t, "rmdir", unix.Rmdir(dir), syscall.EROFS)
+	wantErrno(t, "rename", unix.Rename(file, w.path("new")), syscall.EROFS)
+	wantErrno(t, "symlink", os.Symlink("x", w.path("new")), syscall.EROFS)
+	wantErrno(t, "chmod", os.Chmod(file, 0o600), syscall.EROFS)
+	wantErrno(t, "truncate", os.Truncate(file, 0), syscall.EROFS)
+	wantErrno(t, "utimens", os.Chtimes(file, time.Time{}, time.Now()), syscall.EROFS)
+	want := make([]string, 0, len(content))
+	for name := range content {
+		want = append(want, name)
+	}
+	slices.Sort(want)
+	if got := w.Blobs(); !slices.Equal(got, want) {
+		t.Errorf("the service has %q", got)
+	}
+}
