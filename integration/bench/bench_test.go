@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -225,6 +226,61 @@ func TestTensors(t *testing.T) {
 		if at != n {
 			t.Errorf("%d of %d bytes", at, n)
 		}
+	}
+}
+
+// A handle that sees two versions is found, in whichever way it is read.
+func TestReadOnceFindsMixtures(t *testing.T) {
+	o := &overwriter{dir: t.TempDir()}
+	write := func(gens ...int) {
+		t.Helper()
+		size := generationSize(gens[0])
+		content := make([]byte, size)
+		for i, n := range gens {
+			from := size * int64(i) / int64(len(gens))
+			generation(0, n)(content[from:], from)
+		}
+		if err := os.WriteFile(filepath.Join(o.dir, blobName(0)), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const handles = 20 // half of them read sequentially, half at random
+	read := func() int64 {
+		t.Helper()
+		o.mixed.Store(0)
+		for i := range uint64(handles) {
+			if version, err := o.readOnce(0, rand.New(rand.NewPCG(5, i))); err != nil || version != 3 {
+				t.Fatalf("version %d, %v", version, err)
+			}
+		}
+		return o.mixed.Load()
+	}
+	write(3)
+	if n := read(); n != 0 {
+		t.Errorf("%d mixtures of one version", n)
+	}
+	write(3, 4)
+	if n := read(); n != handles {
+		t.Errorf("%d of %d mixtures are found", n, handles)
+	}
+}
+
+// Disk space is counted as du(1) does it: holes take none.
+func TestOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	empty, err := onDisk(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "sparse")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := onDisk(dir); err != nil || n-empty < 1<<20 || n-empty > 2<<20 {
+		t.Errorf("%d bytes, %v", n-empty, err)
 	}
 }
 

@@ -66,20 +66,19 @@ func (r *report) missed() (n int) {
 
 // markdown writes the report.
 func (r *report) markdown(w io.Writer) {
-	fmt.Fprintf(w, `# Benchmarks
-
-Made by `+"`%s`"+`
-on %s.
-
+	fmt.Fprintf(w, "# Benchmarks\n\nMade by `%s`\non %s.\n", r.command, r.machine)
+	if len(r.lines) > 0 {
+		fmt.Fprintf(w, `
 Each row compares a workload on a mount with a reference in the same run. Service, daemon and readers share the
 machine, so the rates say little and the ratios much. Rates, ratios, requests and processor time are medians of the
 runs, with the least and greatest ratio in brackets; peak RSS and bytes fetched for each byte asked are the worst of the
-runs. The service is the embedded one: `+"`lan`"+` has no delay; `+"`azure`"+` waits %v to %v before each first byte, and sends
-%d MiB/s over one connection and %d MiB/s over all.
+runs. The service is the embedded one: `+"`lan`"+` has no delay; `+"`azure`"+` waits %v to %v before each first byte, and
+sends %d MiB/s over one connection and %d MiB/s over all.
 
 | workload | reference | reference rate | rate | ratio | at least | peak RSS | CPU of the daemon | requests | fetched / asked | |
 |---|---|---|---|---|---|---|---|---|---|---|
-`, r.command, r.machine, azure.shape.Latency, azure.shape.Latency+azure.shape.Jitter, azure.shape.ConnBandwidth>>20, azure.shape.TotalBandwidth>>20)
+`, azure.shape.Latency, azure.shape.Latency+azure.shape.Jitter, azure.shape.ConnBandwidth>>20, azure.shape.TotalBandwidth>>20)
+	}
 	for _, l := range r.lines {
 		fmt.Fprintln(w, l.markdown())
 	}
