@@ -61,10 +61,16 @@ func (r *readahead) read(off, n int64) plan {
 		return p
 	}
 	s := r.find(off, end)
-	if s == nil {
+	switch {
+	case s == nil:
 		s = r.begin(off, end)
 		p.ahead = r.steps(off, end-off)
-	} else {
+	case end <= s.next:
+		// The same again, a step back, or a request that was overtaken: the stream is where it was.
+		s.used = r.clock
+		p.ahead = r.steps(off, end-off)
+		return p
+	default:
 		s.hits++
 	}
 	s.used = r.clock
@@ -78,7 +84,7 @@ func (r *readahead) read(off, n int64) plan {
 		s.window = min(s.window*2, r.maxWindow)
 	}
 	s.issued = max(s.issued, p.demand.end)
-	to := min(s.next+s.window, r.size)
+	to := r.grains(s.next, min(s.next+s.window, r.size)).end
 	if to < r.size && to-s.issued > r.piece {
 		to -= to % r.piece // whole pieces, so that a fetch is never a splinter
 	}
