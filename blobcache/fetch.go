@@ -97,6 +97,20 @@ func (f *fetch) transfer(ctx context.Context) (stored bool, err error) {
 	return stored, nil
 }
 
+// keep stores the bytes of a good fetch again, and reports whether they are on disk. They may have been forgotten
+// together with damaged ones. The caller holds a pin.
+func (f *fetch) keep() bool {
+	pos := f.off
+	for _, s := range f.slabs {
+		n := min(int64(len(s.mem)), f.end-pos)
+		if n <= 0 || !f.v.store(s.mem[:n], pos) {
+			break
+		}
+		pos += n
+	}
+	return pos == f.end
+}
+
 // advance lets those go on whose bytes have arrived.
 func (f *fetch) advance(got int64) {
 	f.mu.Lock()

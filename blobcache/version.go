@@ -568,6 +568,7 @@ func (v *version) bring(ctx context.Context) error {
 			f.start(slabs)
 		}
 		err := f.wait(ctx, f.end+1) // not only arrived, but ended
+		stored := err == nil && (v.stored(unit) || f.keep())
 		f.unpin()
 		if err != nil {
 			if err := v.final(ctx, err); err != nil {
@@ -575,13 +576,16 @@ func (v *version) bring(ctx context.Context) error {
 			}
 			continue
 		}
-		v.mu.Lock()
-		stored := v.p.have.get(unit)
-		v.mu.Unlock()
 		if !stored {
 			return errors.New("the cache has no room")
 		}
 	}
+}
+
+func (v *version) stored(unit int) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.p.have.get(unit)
 }
 
 // fill fetches all that is missing, so that the version outlives the blob in the service.
