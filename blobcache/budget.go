@@ -141,7 +141,7 @@ func (b *budget) take(size, count int) []*slab {
 		s := b.free[other][last]
 		b.free[other] = b.free[other][:last]
 		b.used -= int64(len(s.mem))
-		unmap(s)
+		s.free()
 	}
 	if b.used+need > b.limit {
 		return nil
@@ -155,7 +155,7 @@ func (b *budget) take(size, count int) []*slab {
 		if err != nil {
 			// The kernel has no memory or no map entries: behave as if the budget were used up.
 			for _, s := range out[have:i] {
-				unmap(s)
+				s.free()
 			}
 			b.free[class] = append(b.free[class], out[:have]...)
 			return nil
@@ -188,15 +188,19 @@ func (b *budget) close() {
 	for c := range b.free {
 		for _, s := range b.free[c] {
 			b.used -= int64(len(s.mem))
-			unmap(s)
+			s.free()
 		}
 		b.free[c] = nil
 	}
 }
 
-func unmap(s *slab) {
-	if err := unix.Munmap(s.mem); err != nil {
-		panic(fmt.Sprintf("munmap of our own buffer: %v", err)) // only a double free can do this
-	}
+func (s *slab) free() {
+	unmap(s.mem)
 	s.mem = nil
+}
+
+func unmap(mem []byte) {
+	if err := unix.Munmap(mem); err != nil {
+		panic(fmt.Sprintf("munmap of our own mapping: %v", err)) // only a double free can do this
+	}
 }

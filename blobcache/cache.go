@@ -118,7 +118,7 @@ func Open(cfg Config) (*Cache, error) {
 	if c.space, err = openSpace(cfg.Dir, cfg.Size, cfg.Log); err != nil {
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
-	c.space.evict = c.evict
+	c.space.evict, c.space.measure = c.evict, c.measure
 	if err := c.openStaging(); err != nil {
 		c.space.close()
 		return nil, fmt.Errorf("cache directory: %w", err)

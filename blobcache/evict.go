@@ -89,6 +89,21 @@ func (c *Cache) sample() []candidate {
 	return out
 }
 
+// measure returns the bytes that cached and staged files take on disk, of all processes.
+func (c *Cache) measure() int64 {
+	var bytes int64
+	for _, sub := range []string{"v1", "staging"} {
+		_ = filepath.WalkDir(filepath.Join(c.dir, sub), func(path string, d os.DirEntry, err error) error {
+			var st unix.Stat_t
+			if err == nil && !d.IsDir() && unix.Lstat(path, &st) == nil {
+				bytes += st.Blocks * 512
+			}
+			return nil // what cannot be read is left out
+		})
+	}
+	return bytes
+}
+
 // shuffled returns the names in a directory in random order, none if it cannot be read.
 func shuffled(dir string) []string {
 	d, err := os.Open(dir)

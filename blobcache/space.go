@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,12 +27,14 @@ type space struct {
 	used *int64 // shared with other processes, atomic
 	mem  []byte
 
-	// evict makes room for n bytes and reports whether it found any.
-	evict func(n int64) bool
+	// evict makes room for n bytes and reports whether it found any. measure returns what the cached files take.
+	evict   func(n int64) bool
+	measure func() int64
 
 	mu       sync.Mutex // guards what is below, and makes eviction one at a time
 	grant    int64      // bytes that may still be written before the file system is asked again
 	complain bool       // whether the log has been told that the cache is full
+	counted  time.Time  // when recount has measured last
 }
 
 func openSpace(dir string, limit int64, log *slog.Logger) (*space, error) {
@@ -70,7 +73,7 @@ func (s *space) reserve(n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.inUse()+n > s.limit || !s.diskHas(n) {
-		if !s.evict(n) {
+		if !s.evict(n) && !s.recount() {
 			if s.complain {
 				s.complain = false
 				s.log.Warn("cache is full of files in use, reading goes on without caching",
@@ -83,6 +86,27 @@ func (s *space) reserve(n int64) bool {
 	s.complain = true
 	s.grant -= n
 	atomic.AddInt64(s.used, n)
+	return true
+}
+
+// recountEvery bounds how often the disk is measured: a million files take some seconds.
+const recountEvery = time.Minute
+
+// recount corrects the counter when there is nothing to evict though it says that the cache is full: somebody may have
+// deleted files by hand, or a power cut have lost its last changes. It reports whether that made a difference of 1 % of
+// the limit. s.mu is held.
+func (s *space) recount() bool {
+	if time.Since(s.counted) < recountEvery {
+		return false
+	}
+	before := s.inUse()
+	wrong := before - s.measure() // what others change meanwhile stays in the counter
+	s.counted = time.Now()
+	if wrong < s.limit/100 {
+		return false
+	}
+	s.log.Info("cached data was counted anew", "bytes", before-wrong, "before", before)
+	s.release(wrong)
 	return true
 }
 

@@ -82,7 +82,8 @@ func (v *version) load() {
 // Data is the answer to a read. The bytes stay valid until Done, which must be called once.
 type Data struct {
 	Bytes [][]byte
-	pins  []*fetch
+	pin   *fetch
+	view  []byte // a mapping of the cache file
 }
 
 // Len returns the number of bytes.
@@ -96,10 +97,13 @@ func (d *Data) Len() int {
 
 // Done gives the memory back.
 func (d *Data) Done() {
-	for _, f := range d.pins {
-		f.unpin()
+	if d.pin != nil {
+		d.pin.unpin()
 	}
-	d.pins = nil
+	if d.view != nil {
+		unmap(d.view)
+	}
+	*d = Data{}
 }
 
 // read returns the bytes [off, off+len(buf)), fewer at the end of the blob. They lie in buf, or in memory that the
@@ -121,7 +125,7 @@ func (v *version) read(ctx context.Context, buf []byte, off int64) (Data, error)
 		v.mu.Unlock()
 		err := f.wait(ctx, end)
 		if err == nil {
-			return Data{Bytes: f.slices(off, end), pins: []*fetch{f}}, nil
+			return Data{Bytes: f.slices(off, end), pin: f}, nil
 		}
 		f.unpin()
 		if err := v.final(ctx, err); err != nil {
@@ -136,6 +140,9 @@ func (v *version) read(ctx context.Context, buf []byte, off int64) (Data, error)
 	} else if v.onDisk(off, end) {
 		data := v.files.data
 		v.mu.Unlock()
+		if d, ok := lend(data, off, end); ok {
+			return d, nil
+		}
 		if v.pread(data, buf, off) {
 			return Data{Bytes: [][]byte{buf}}, nil
 		}
@@ -347,6 +354,9 @@ func (v *version) readChecked(buf []byte) bool {
 	return true
 }
 
+// unitBuffers are for reading a unit only to compare its checksum. There are as many as goroutines do that at once.
+var unitBuffers = sync.Pool{New: func() any { return new([sumMax]byte) }}
+
 // damaged forgets what is on disk, because the bytes at off are not what was stored. v.mu is held.
 func (v *version) damaged(off int64, err error) {
 	v.c.log.Warn("cached data is damaged and will be fetched again", "blob", v.src.name, "offset", off, "error", err)
@@ -366,9 +376,11 @@ func (v *version) onDisk(off, end int64) bool {
 // not what was stored is forgotten, and false returned. v.mu is held.
 func (v *version) verify(off, end int64) bool {
 	first, last := int(off/v.p.unit), int((end-1)/v.p.unit)+1
+	scratch := unitBuffers.Get().(*[sumMax]byte)
+	defer unitBuffers.Put(scratch)
 	for i := v.checked.nextClear(first, last); i < last; i = v.checked.nextClear(i+1, last) {
 		from := int64(i) * v.p.unit
-		buf := make([]byte, min(v.p.unit, v.size-from))
+		buf := (*scratch)[:min(v.p.unit, v.size-from)]
 		if _, err := v.files.data.ReadAt(buf, from); err != nil || crc32.Checksum(buf, castagnoli) != v.p.sums[i] {
 			v.damaged(from, err)
 			return false
