@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,7 @@ type files struct {
 	data     *os.File
 	maps     *os.File // nil for a complete version whose checksums are loaded
 	complete bool
+	used     time.Time // when it was used last, as of the opening
 }
 
 func (f *files) close() {
@@ -136,13 +138,14 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 
 // load reads the map and checks that it belongs to a file of this size.
 func (f *files) load(base string, size int64, p *presence) error {
-	st, err := f.data.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.data.Fd()), &st); err != nil {
 		return err
 	}
-	if f.complete && st.Size() != size || st.Size() > size {
-		return fmt.Errorf("cached file is %d bytes, the blob %d", st.Size(), size)
+	if f.complete && st.Size != size || st.Size > size {
+		return fmt.Errorf("cached file is %d bytes, the blob %d", st.Size, size)
 	}
+	f.used = time.Unix(st.Atim.Unix())
 	if p.single() {
 		if !f.complete {
 			return errors.New("a small version is never kept in part")

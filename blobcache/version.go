@@ -72,7 +72,7 @@ func (v *version) load() {
 		v.c.log.Warn("cached data cannot be opened, reading without the cache", "file", base, "error", err)
 		v.diskless = true
 	}
-	v.files, v.p = f, p
+	v.files, v.p, v.touched = f, p, f.used
 	v.checked = newBitmap(p.have.n)
 	if f.complete && v.c.wasChecked(v.key, f.data) {
 		v.checked.setAll()
@@ -492,13 +492,16 @@ func (v *version) ready(base string) error {
 	return v.files.createMap(base, v.size, v.p.have.n)
 }
 
-// touch notes the use for eviction, at most once a minute. v.mu is held.
+// touchEvery is how exact the times are by which eviction chooses. Each note dirties an inode on the disk.
+const touchEvery = 5 * time.Minute
+
+// touch notes the use for eviction. v.mu is held.
 func (v *version) touch() {
 	if v.files.data == nil {
 		return
 	}
 	now := v.c.now()
-	if now.Sub(v.touched) < time.Minute {
+	if now.Sub(v.touched) < touchEvery {
 		return
 	}
 	v.touched = now
