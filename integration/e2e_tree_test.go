@@ -70,6 +70,9 @@ func testCopyTree(t *testing.T, s *mounttest.Service) {
 	w := newWorld(t, s)
 	source := filepath.Join(runtime.GOROOT(), "src")
 	parts := []string{"net", "encoding", "cmd/go/internal", "crypto/tls", "internal/trace"}
+	if s.Embedded == nil {
+		parts = parts[:2] // Azurite takes 10 ms for each of the requests
+	}
 	if mounttest.Long() {
 		parts = []string{"."}
 	}
