@@ -106,6 +106,7 @@ func TestNew(t *testing.T) {
 		{URL: "account/container"},
 		{URL: "ftp://host/container"},
 		{URL: "https://host"},
+		{URL: "https://host/a", Transport: TransportConfig{MaxConnections: -1}},
 		{URL: "https://host/"},
 		{URL: "https://host/a/b/c"},
 		{URL: "https://host/a//b"},

@@ -15,6 +15,7 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,10 +48,14 @@ type Config struct {
 	URL        string
 	Credential Credential
 	// RetryFor is how long an operation goes on repeating failures that are safe to repeat: throttling, a
-	// failing service, a broken connection. 0 means DefaultRetryFor, a negative value means one try only.
+	// failing service, a broken connection. An operation that Retry-After would hold back beyond it fails at once;
+	// waiting for a connection while others are served does not count. 0 means DefaultRetryFor, a negative value
+	// means one try only.
 	RetryFor  time.Duration
 	Transport TransportConfig
-	// Log gets one record per repeated request. Nil logs nothing.
+	// Log gets one record per repeated request, at level Debug when the service throttled it, and at Info one when
+	// throttling begins to lower the number of requests under way, and one when it is back at MaxConnections. Nil
+	// logs nothing.
 	Log *slog.Logger
 }
 
@@ -91,17 +96,23 @@ func New(cfg Config) (*Container, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Transport.MaxConnections < 0 {
+		return nil, fmt.Errorf("%d connections are not enough", cfg.Transport.MaxConnections)
+	}
+	connections := cmp.Or(cfg.Transport.MaxConnections, DefaultMaxConnections)
+	cfg.Transport.MaxConnections = connections
 	tr := newTransport(cfg.Transport)
 	c.close = tr.CloseIdleConnections
+	limit := newThrottle(connections, c.log)
 
 	options := &container.ClientOptions{
 		ClientOptions: azcore.ClientOptions{
-			Transport: tr,
+			Transport: slotTransport{tr},
 			Telemetry: policy.TelemetryOptions{ApplicationID: "blobmount"},
 			// The SDK's own policy counts attempts; the contract here is a span of time. It gets one try, and
 			// retrier repeats around it.
 			Retry:           policy.RetryOptions{MaxRetries: -1},
-			PerCallPolicies: []policy.Policy{&retrier{retryFor: c.retryFor, log: c.log}},
+			PerCallPolicies: []policy.Policy{&retrier{retryFor: c.retryFor, log: c.log, throttle: limit}},
 		},
 		// "Expect: 100-continue" would cost a round trip per upload for a minute after each throttled request.
 		// An early refusal needs no help: the transport stops sending when the answer arrives (see gate).

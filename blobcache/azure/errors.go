@@ -131,12 +131,15 @@ func fail(ctx context.Context, op, name string, err error) error {
 		return e
 	}
 	var token *credentialError
+	var held *heldError
 	var lost *unreachableError
 	var cert *tls.CertificateVerificationError
 	e.Err = safe(err)
 	switch {
 	case errors.As(err, &token):
 		e.Code = blob.Unauthenticated
+	case errors.As(err, &held):
+		e.Code = blob.Throttled
 	case errors.As(err, &lost), errors.As(err, &cert):
 		e.Code = blob.Unavailable
 	}

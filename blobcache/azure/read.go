@@ -56,12 +56,13 @@ type part struct {
 	stream     io.ReadCloser
 	count      int64 // bytes that the stream must have
 	properties blob.Properties
+	queued     time.Duration // see attempts
 }
 
 // get requests a range, and checks that the answer is that very range.
 func (c *Container) get(ctx context.Context, name string, offset, count int64, cond blob.Condition) (part, error) {
 	const op = "ReadAt"
-	ctx, _ = withAttempts(ctx, op, name)
+	ctx, tries := withAttempts(ctx, op, name)
 	r, err := c.client.NewBlobClient(name).DownloadStream(ctx, &sdkblob.DownloadStreamOptions{
 		Range:            sdkblob.HTTPRange{Offset: offset, Count: count},
 		AccessConditions: accessConditions(cond),
@@ -93,7 +94,7 @@ func (c *Container) get(ctx context.Context, name string, offset, count int64, c
 	}
 	p := downloadProperties(name, r)
 	p.Size = size
-	return part{r.Body, n, p}, nil
+	return part{r.Body, n, p, tries.queued}, nil
 }
 
 // parseContentRange reads "bytes FIRST-LAST/SIZE" (RFC 9110, section 14.4).
@@ -118,9 +119,10 @@ type body struct {
 
 	stream    io.ReadCloser
 	next, end int64
-	breaks    int       // in a row, without a byte between
-	broken    time.Time // when the first of them was
-	err       error     // sticky
+	breaks    int           // in a row, without a byte between
+	broken    time.Time     // when the first of them was
+	queued    time.Duration // since then, see attempts
+	err       error         // sticky
 }
 
 // Read implements io.Reader. io.EOF comes after the last byte of the range and not before.
@@ -158,23 +160,24 @@ func (b *body) resume(cause error) error {
 		return fail(b.ctx, "ReadAt", b.name, cause)
 	}
 	if b.breaks == 0 {
-		b.broken = time.Now()
+		b.broken, b.queued = time.Now(), 0
 	}
 	b.breaks++
 	wait := backoff(b.breaks)
-	if time.Since(b.broken)+wait > b.c.retryFor {
+	if time.Since(b.broken)-b.queued+wait > b.c.retryFor {
 		return fail(b.ctx, "ReadAt", b.name, &unreachableError{cause})
 	}
 	b.c.log.Info("resuming a broken download", "name", b.name, "offset", b.next, "error", safe(cause))
+	b.stream.Close() // gives its slot to others meanwhile
 	if err := sleep(b.ctx, wait); err != nil {
 		return fail(b.ctx, "ReadAt", b.name, err)
 	}
-	b.stream.Close()
 	part, err := b.c.get(b.ctx, b.name, b.next, b.end-b.next, blob.Condition{IfMatch: b.etag})
 	if err != nil {
 		return err
 	}
 	b.stream = part.stream
+	b.queued += part.queued
 	if part.properties.ETag != b.etag || part.properties.Size != b.size || part.count != b.end-b.next {
 		return b.fail(blob.Damaged, errors.New("the rest is of another version, in spite of If-Match"))
 	}

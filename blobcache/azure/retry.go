@@ -30,6 +30,8 @@ type attempts struct {
 	// doubtful is set when a try failed in a way that leaves open whether the service acted.
 	doubtful bool
 	damaged  int
+	// queued is how long its tries waited for others to finish, which is no failure and not counted as one.
+	queued time.Duration
 }
 
 type attemptsKey struct{}
@@ -41,9 +43,14 @@ func withAttempts(ctx context.Context, op, name string) (context.Context, *attem
 
 // retrier is the pipeline's policy that repeats a request until it succeeds, fails for good, or RetryFor is over.
 // Every request of this package is safe to repeat: reads by nature, writes because they say the whole new state.
+//
+// RetryFor counts tries, the waits between them, and the time that Retry-After holds them back, their own or that of
+// others. It does not count the wait for a slot while others are served: with more to do than the service bears, those
+// at the end of the queue would fail though everything moves.
 type retrier struct {
 	retryFor time.Duration
 	log      *slog.Logger
+	throttle *throttle
 }
 
 func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
@@ -52,12 +59,19 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 	if !ok {
 		a = &attempts{op: req.Raw().Method, began: time.Now()}
 	}
-	began := time.Now()
+	began, before := time.Now(), a.queued
+	spent := func() time.Duration { return time.Since(began) - (a.queued - before) }
 	for try := 1; ; try++ {
 		if err := req.RewindBody(); err != nil {
 			return nil, err
 		}
-		resp, err := req.Clone(ctx).Next()
+		slot, queued, err := r.throttle.acquire(ctx, r.retryFor-spent())
+		if err != nil {
+			return nil, err
+		}
+		a.queued += queued
+		resp, err := req.Clone(context.WithValue(ctx, slotKey{}, slot)).Next()
+		slot.answered(resp, err)
 		if !a.mayRepeat(resp, err) {
 			return resp, err
 		}
@@ -66,7 +80,7 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 			return nil, ctx.Err()
 		}
 		wait := max(backoff(try), retryAfter(resp))
-		if time.Since(began)+wait > r.retryFor {
+		if spent()+wait > r.retryFor {
 			if err != nil {
 				err = &unreachableError{err}
 			}
@@ -119,14 +133,19 @@ func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 	return false
 }
 
+// report logs a repetition. Throttled ones are many, and throttle says when they begin and end.
 func (r *retrier) report(ctx context.Context, a *attempts, try int, wait time.Duration, resp *http.Response, err error) {
+	level := slog.LevelInfo
+	if err == nil && throttles(resp) {
+		level = slog.LevelDebug
+	}
 	attrs := []slog.Attr{slog.String("op", a.op), slog.String("name", a.name), slog.Int("try", try), slog.Duration("wait", wait)}
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", safe(err)))
 	} else {
 		attrs = append(attrs, slog.Int("status", resp.StatusCode), slog.String("code", resp.Header.Get("x-ms-error-code")))
 	}
-	r.log.LogAttrs(ctx, slog.LevelInfo, "repeating a request", attrs...)
+	r.log.LogAttrs(ctx, level, "repeating a request", attrs...)
 }
 
 // backoff returns the time to wait after the try-th failure in a row: it doubles from firstDelay to maxDelay,

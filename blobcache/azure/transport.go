@@ -16,8 +16,9 @@ import (
 
 // TransportConfig says how connections are made.
 type TransportConfig struct {
-	// MaxConnections bounds the connections to the endpoint, and so the requests under way; further ones wait.
-	// 0 means DefaultMaxConnections.
+	// MaxConnections bounds the connections to the endpoint, and so the requests under way, from before they are
+	// sent until the body of the answer was read to the end or closed; further ones wait their turn. While the
+	// service throttles the bound is lower. 0 means DefaultMaxConnections.
 	MaxConnections int
 	// StallTimeout is how long a connection with a request under way may go without moving a byte in either
 	// direction before it counts as broken. There is no bound on a whole request: a slow line that keeps
@@ -50,9 +51,6 @@ const (
 type transport struct{ *http.Transport }
 
 func newTransport(cfg TransportConfig) transport {
-	if cfg.MaxConnections == 0 {
-		cfg.MaxConnections = DefaultMaxConnections
-	}
 	if cfg.StallTimeout == 0 {
 		cfg.StallTimeout = DefaultStallTimeout
 	}
