@@ -17,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"blobmount/blobcache/blob"
+	"blobmount/blobcache/blobtest"
 )
 
 // The service's codes are translated from the header alone (HEAD has no body) and from the body alone.
@@ -213,5 +214,22 @@ func TestCertificate(t *testing.T) {
 	}
 	if d := time.Since(began); d > DefaultRetryFor/2 {
 		t.Errorf("took %v: it was repeated", d)
+	}
+}
+
+// The embedded service and the adapter agree on what each of the service's codes means.
+func TestCodesAgree(t *testing.T) {
+	known := 0
+	for service, code := range codes {
+		if blobtest.Message(string(service)) == "" {
+			continue // the embedded service does not send it
+		}
+		known++
+		if got := blobtest.Err(string(service)).Code; got != code {
+			t.Errorf("%s: blobtest says %q, azure %q", service, got, code)
+		}
+	}
+	if known < 15 {
+		t.Errorf("%d codes compared", known)
 	}
 }
