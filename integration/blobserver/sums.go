@@ -7,14 +7,12 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
-	"hash/crc64"
 	"net/http"
+
+	"github.com/minio/crc64nvme"
 
 	"blobmount/blobcache/blobtest"
 )
-
-// crcTable is of the polynomial that Azure Storage uses for x-ms-content-crc64, in reversed notation.
-var crcTable = crc64.MakeTable(0x9A6C9329AC4BC9B5)
 
 // checkSums verifies the checksums that came with a body, if any did, and answers with what it found. The service
 // answers with a CRC-64 also when none was sent; here that would cost every upload more than the rest of it.
@@ -31,10 +29,10 @@ func checkSums(h, answer http.Header, body []byte) error {
 	}
 	if text := h.Get("x-ms-content-crc64"); text != "" {
 		want, err := base64.StdEncoding.DecodeString(text)
-		if err != nil || len(want) != crc64.Size {
+		if err != nil || len(want) != crc64nvme.Size {
 			return blobtest.Err("InvalidHeaderValue")
 		}
-		if !bytes.Equal(le64(crc64.Checksum(body, crcTable)), want) {
+		if !bytes.Equal(le64(crc64nvme.Checksum(body)), want) {
 			return blobtest.Err("Crc64Mismatch")
 		}
 		answer.Set("x-ms-content-crc64", text)
@@ -58,7 +56,7 @@ func rangeSums(asked, answer http.Header, content blobtest.Range) error {
 	sum, crc := md5.New(), uint64(0)
 	for chunk := range content.Chunks(freeChunk) {
 		sum.Write(chunk)
-		crc = crc64.Update(crc, crcTable, chunk)
+		crc = crc64nvme.Update(crc, chunk)
 	}
 	if wantMD5 {
 		answer.Set("Content-MD5", base64.StdEncoding.EncodeToString(sum.Sum(nil)))
@@ -77,5 +75,6 @@ func requestID() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// le64 is how the service writes a CRC-64: little-endian.
+// le64 is how the service writes a CRC-64: little-endian. Its polynomial is 0x9A6C9329AC4BC9B5 in reversed notation,
+// which is CRC-64/NVME.
 func le64(sum uint64) []byte { return binary.LittleEndian.AppendUint64(nil, sum) }
