@@ -44,6 +44,7 @@ func TestOptionsAreFlags(t *testing.T) {
 		"uid": "7", "gid": "8", "file-mode": "0600", "dir-mode": "0700", "umask": "027", "account-name": "acct1",
 		"endpoint": "https://blobs.example.com", "secret-dir": "/s", "cache-dir": "/c", "cache-size": "1GiB", "memory": "64MiB",
 		"block-size": "4MiB", "blob-cache-timeout": "none", "log-level": "debug", "log-format": "json", "log-file": "/l",
+		"open": "files", "passthrough": "off", "prefetch": "7",
 	}
 	newFlags(new(Config), 0, 0).VisitAll(func(f *pflag.Flag) {
 		if notInOptions[f.Name] {
@@ -173,6 +174,11 @@ func TestConfigRefuses(t *testing.T) {
 		{false, both("--cache-size=10G"), "--cache-size unit G is ambiguous"},
 		{false, both("--cache-size=1MiB"), "--cache-size must be from 64MiB"},
 		{false, both("--memory=1MiB"), "--memory must be from 32MiB"},
+		{false, both("--open=none"), "--open=none needs --read-only"},
+		{false, both("--open=none", "--read-only", "--blob-cache-timeout=0"), "a --blob-cache-timeout that is not 0"},
+		{false, both("--open=sometimes"), "--open must be one of auto, files, none"},
+		{false, both("--passthrough=on"), "--passthrough must be one of auto, off"},
+		{false, both("--prefetch=-1"), "--prefetch must be auto, off or a number"},
 		{false, both("--block-size=1KiB"), "--block-size must be from 64KiB to 4000MiB"},
 		{false, both("--block-size=5000MiB"), "--block-size must be from"},
 		{false, both("--block-size=1000000"), "multiple of 64KiB"},
