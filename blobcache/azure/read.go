@@ -168,7 +168,7 @@ func (b *body) resume(cause error) error {
 		return fail(b.ctx, "ReadAt", b.name, &unreachableError{cause})
 	}
 	b.c.log.Info("resuming a broken download", "name", b.name, "offset", b.next, "error", safe(cause))
-	b.stream.Close() // gives its slot to others meanwhile
+	b.stream.Close()
 	if err := sleep(b.ctx, wait); err != nil {
 		return fail(b.ctx, "ReadAt", b.name, err)
 	}

@@ -74,9 +74,7 @@ func (t *throttle) arm(now time.Time) {
 func (t *throttle) wake() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
-	t.limiter.admit(now)
-	t.arm(now)
+	t.limiter.admit(time.Now())
 }
 
 // slot is the right to have one try under way.
