@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +53,39 @@ func TestHarmless(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL, syscall.SIGHUP, syscall.SIGALRM, syscall.SIGUSR1} {
 		if harmless&(1<<(s-1)) != 0 {
 			t.Errorf("%v is harmless", s)
+		}
+	}
+}
+
+// A waiting SIGPROF is nothing to a process, a waiting SIGTERM is. Signals to a stopped process wait.
+func TestMustNotice(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	defer func() {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // killed
+	}()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("not stopped: %v, %v", status, err)
+	}
+	for _, c := range []struct {
+		signal syscall.Signal
+		want   bool
+	}{{syscall.SIGPROF, false}, {syscall.SIGVTALRM, false}, {syscall.SIGTERM, true}} {
+		if err := syscall.Kill(pid, c.signal); err != nil {
+			t.Fatal(err)
+		}
+		if got := mustNotice(uint32(pid)); got != c.want {
+			t.Errorf("with %v waiting: %v", c.signal, got)
 		}
 	}
 }

@@ -24,8 +24,8 @@ type kernel struct {
 	store   *blobtest.Store
 	trace   *blobtest.Trace
 	lookups map[uint64]uint64 // by node id
-	nodes   map[uint64]*node  // what an id stood for when the kernel learnt it
-	last    uint64            // the highest id so far
+	nodes   map[uint64]*node  // what the ids stand for that the kernel knows
+	ever    map[uint64]*node  // what the ids stood for that the kernel was told
 }
 
 func newKernel(t *testing.T, timeout time.Duration) *kernel {
@@ -47,10 +47,10 @@ func newKernel(t *testing.T, timeout time.Duration) *kernel {
 	f := newFileSystem(t.Context(), Options{
 		Container: trace, Cache: cache, FileMode: 0o644, DirMode: 0o755, Timeout: timeout, Log: log,
 	})
-	return &kernel{t, f, store, trace, map[uint64]uint64{}, map[uint64]*node{}, fuse.FUSE_ROOT_ID}
+	return &kernel{t, f, store, trace, map[uint64]uint64{}, map[uint64]*node{}, map[uint64]*node{}}
 }
 
-// learn counts a lookup, and checks that the id is known as the node that it was, or new.
+// learn counts a lookup, and checks that the id stands for the node that it always stood for.
 func (k *kernel) learn(out *fuse.EntryOut) uint64 {
 	k.t.Helper()
 	id := out.NodeId
@@ -58,14 +58,10 @@ func (k *kernel) learn(out *fuse.EntryOut) uint64 {
 	if n == nil || n.id != id || n.ino != out.Attr.Ino {
 		k.t.Fatalf("node %d is not in the table, or not as it was told", id)
 	}
-	if k.lookups[id] == 0 {
-		if id <= k.last {
-			k.t.Fatalf("node %d is used again, the last one was %d", id, k.last)
-		}
-		k.last, k.nodes[id] = id, n
-	} else if k.nodes[id] != n {
-		k.t.Fatalf("node %d stands for another file while the kernel knows it", id)
+	if old := k.ever[id]; old != nil && old != n {
+		k.t.Fatalf("node %d is used again for another file", id)
 	}
+	k.nodes[id], k.ever[id] = n, n
 	k.lookups[id]++
 	return id
 }
