@@ -177,13 +177,18 @@ func (c *Cache) Close(ctx context.Context) error {
 func (c *Cache) open(src source, size int64) *version {
 	k := keyOf(src.cont.URL(src.name), src.etag)
 	c.mu.Lock()
-	v := c.versions[k]
-	if v != nil {
-		v.refs++
+	for c.versions[k] != nil {
+		v := c.versions[k]
+		if v.inUse() {
+			v.refs++
+			c.mu.Unlock()
+			return v
+		}
 		c.mu.Unlock()
-		return v
+		<-v.ended // what it still stores would be stored and counted twice
+		c.mu.Lock()
 	}
-	v = c.newVersion(k, src, size)
+	v := c.newVersion(k, src, size)
 	c.versions[k] = v
 	v.mu.Lock() // whoever finds it now waits until it is loaded
 	c.mu.Unlock()
@@ -206,14 +211,18 @@ func (c *Cache) unhold(v *version) { c.leave(v, &v.reads) }
 func (c *Cache) leave(v *version, count *int) {
 	c.mu.Lock()
 	*count--
-	last := v.refs == 0 && v.reads == 0
-	if last && c.versions[v.key] == v {
+	last := !v.inUse()
+	c.mu.Unlock()
+	if !last {
+		return
+	}
+	v.closed()
+	c.mu.Lock()
+	if c.versions[v.key] == v {
 		delete(c.versions, v.key)
 	}
 	c.mu.Unlock()
-	if last {
-		v.closed()
-	}
+	close(v.ended)
 }
 
 // Moving tells that a blob is about to get another name or ETag by our own doing. Reads of the old one that fail from
@@ -222,7 +231,7 @@ func (c *Cache) Moving(cont blob.Container, name string, etag blob.ETag) (over f
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.versions[keyOf(cont.URL(name), etag)]
-	if v == nil {
+	if v == nil || !v.inUse() {
 		return func() {}
 	}
 	v.reads++

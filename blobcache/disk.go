@@ -120,9 +120,10 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 		if err != nil {
 			return files{}, p, err
 		}
-		// Held as long as the file is open: it keeps a process from turning the file into a staging file (takeOver)
-		// while another one reads it.
-		if err := unix.Flock(int(data.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		// Held as long as the file is open: it keeps a process from evicting the file, or turning it into a staging
+		// file (takeOver), while another one reads it or adds to it.
+		var st unix.Stat_t
+		if unix.Flock(int(data.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil || unix.Fstat(int(data.Fd()), &st) != nil || st.Nlink == 0 {
 			_ = data.Close()
 			continue
 		}
@@ -284,6 +285,21 @@ func removeFiles(base string) int64 {
 		}
 	}
 	return freed
+}
+
+// removeIdle is removeFiles for a version that no process has open; else it does nothing and returns 0.
+func removeIdle(base string) int64 {
+	for _, ext := range []string{extBlob, extPart} {
+		f, err := os.Open(base + ext)
+		if err != nil {
+			continue
+		}
+		defer f.Close() // and with it the lock, when the names are gone
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return 0
+		}
+	}
+	return removeFiles(base)
 }
 
 // A version of up to sumMax bytes is one unit: it is fetched and kept whole, and its checksum is in an extended

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,18 +40,19 @@ func oldest(cs []candidate) *candidate {
 func (c *Cache) evict(n int64) bool {
 	want := max(n, min(c.space.limit/50, 256<<20))
 	var freed int64
-	// A file may stay though it should go, on a disk that has become read-only: so the tries are bounded.
-	for fruitless := 0; freed < want && fruitless < sampleSize; {
-		cs := c.sample()
-		o := oldest(cs)
+	// A version may stay though it should go, since another process uses it, or the disk has become read-only: so the
+	// tries are bounded.
+	stays := map[string]bool{}
+	for freed < want && len(stays) < 2*sampleSize {
+		o := oldest(slices.DeleteFunc(c.sample(), func(o candidate) bool { return stays[o.base] }))
 		if o == nil {
 			break
 		}
-		got := removeFiles(o.base)
+		got := removeIdle(o.base)
 		c.space.release(got)
 		freed += got
 		if got == 0 {
-			fruitless++ // or another process was faster
+			stays[o.base] = true
 			continue
 		}
 		c.evicted.Add(1)

@@ -9,7 +9,7 @@ import (
 func TestExtents(t *testing.T) {
 	const size = 200
 	rnd := rand.New(rand.NewPCG(2, 2))
-	for range 60 {
+	for range 20 {
 		var x extents
 		var model [size]bool
 		for range 60 {

@@ -26,6 +26,7 @@ type version struct {
 	// refs counts the Files and others that have it open, reads the reads through it that are under way; the version
 	// ends when both are 0. Guarded by Cache.mu.
 	refs, reads int
+	ended       chan struct{} // closed when it has ended, and its files are closed
 
 	mu       sync.Mutex // guards what is below
 	key      key
@@ -55,11 +56,14 @@ type source struct {
 }
 
 func (c *Cache) newVersion(k key, src source, size int64) *version {
-	v := &version{c: c, size: size, key: k, src: src, refs: 1}
+	v := &version{c: c, size: size, key: k, src: src, refs: 1, ended: make(chan struct{})}
 	v.ctx, v.cancel = context.WithCancel(c.ctx)
 	v.ahead = readahead{size: size, whole: c.whole, maxWindow: c.window, piece: c.piece}
 	return v
 }
+
+// inUse reports whether the version has not begun to end. Cache.mu is held.
+func (v *version) inUse() bool { return v.refs > 0 || v.reads > 0 }
 
 // load opens what the disk has. v.mu is held, or nobody else knows v yet.
 func (v *version) load() {
@@ -511,7 +515,7 @@ func (v *version) touch() {
 		unix.NsecToTimespec(now.UnixNano()), {Nsec: unix.UTIME_OMIT}}, 0)
 }
 
-// closed ends the version: nobody reads it any more, and Cache has forgotten it.
+// closed ends the version: nobody reads it any more, and who opens it again waits until it has ended.
 func (v *version) closed() {
 	v.cancel()
 	v.running.Wait()
