@@ -4,7 +4,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,7 +49,7 @@ func TestMountUnreliable(t *testing.T) {
 			copy(b[1<<20:], "changed")
 		}
 	}
-	source := filepath.Join(runtime.GOROOT(), "src", "container")
+	source := filepath.Join(goSource(t), "container")
 	command(t, "/", nil, "cp", "-a", source, w.path("tree"))
 	must(t, os.Rename(w.path("tree"), w.path("moved")))
 	for range 2 {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,6 +23,12 @@ func command(t *testing.T, dir string, env []string, args ...string) string {
 		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// goSource returns the directory of the Go distribution's sources.
+func goSource(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(strings.TrimSpace(command(t, "/", nil, "go", "env", "GOROOT")), "src")
 }
 
 // sameTree compares names, kinds, permissions, owners, times of change, sizes and link targets of two trees. The
@@ -68,7 +73,7 @@ func sameTree(t *testing.T, want, got string) int {
 // behind when it is removed.
 func testCopyTree(t *testing.T, s *mounttest.Service) {
 	w := newWorld(t, s)
-	source := filepath.Join(runtime.GOROOT(), "src")
+	source := goSource(t)
 	parts := []string{"net", "encoding", "cmd/go/internal", "crypto/tls", "internal/trace"}
 	if s.Embedded == nil {
 		parts = parts[:2] // Azurite takes 10 ms for each of the requests
