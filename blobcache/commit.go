@@ -58,6 +58,9 @@ func (f *File) conflict(err error) {
 	f.mu.Unlock()
 	f.c.log.Error("another writer changed this blob since it was opened; its version stays, ours is kept on disk",
 		"blob", f.Name(), "opened-as", string(etag), "bytes-in", f.stagingPath(), "error", err)
+	if f.hooks.Lost != nil {
+		f.hooks.Lost()
+	}
 }
 
 func (f *File) commitOnce(ctx context.Context) error {
@@ -403,7 +406,9 @@ func (f *File) retry() {
 		f.mu.Lock()
 		f.retrying = false
 		f.mu.Unlock()
-		f.Settle()
+		if f.Settle() && f.hooks.Idle != nil {
+			f.hooks.Idle(f)
+		}
 	}()
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
 		select {

@@ -48,6 +48,11 @@ type Hooks struct {
 	Committed func(p blob.Properties, dirty bool)
 	// Stamp puts the time at which the content was last changed into the metadata that a commit sends. It may be nil.
 	Stamp func(metadata map[string]string, modified time.Time)
+	// Lost is called when another writer has won: the name stands for their version from now on. It may be nil.
+	Lost func()
+	// Idle is called when a File has become idle after its last Release, which had reported that it was not: the commit
+	// succeeded in the background, or is given up. It may be nil.
+	Idle func(*File)
 }
 
 // OpenFile returns a File for a blob that is in the service.

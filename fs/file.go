@@ -100,7 +100,7 @@ func (v *view) resize(ctx context.Context, n *node, size int64) error {
 	if err := v.truncate(n, f, size); err != nil {
 		return err
 	}
-	return v.commit(ctx, n, f)
+	return f.Commit(ctx)
 }
 
 // allocate implements fallocate(2).
@@ -127,16 +127,4 @@ func (v *view) allocate(n *node, f *blobcache.File, mode uint32, off, size int64
 		return f.Zero(off, size)
 	}
 	return syscall.EOPNOTSUPP
-}
-
-// commit makes the service hold what was written. When another writer was faster, the name is theirs from now on.
-func (v *view) commit(ctx context.Context, n *node, f *blobcache.File) error {
-	err := f.Commit(ctx)
-	if blob.Is(err, blob.ConditionNotMet) && v.nodes.isLinked(n) {
-		p, _ := v.nodes.path(n)
-		n.overtaken.Store(true)
-		v.nodes.unlink(n)
-		v.names.Forget(p)
-	}
-	return err
 }

@@ -150,7 +150,20 @@ func (v *view) hooks(n *node) blobcache.Hooks {
 	return blobcache.Hooks{
 		Stamp:     stamp,
 		Committed: func(p blob.Properties, dirty bool) { v.committed(n, p, dirty) },
+		Lost:      func() { v.lost(n) },
+		Idle:      func(f *blobcache.File) { v.retire(n, f) },
 	}
+}
+
+// lost takes a node off its name, which stands for another writer's version from now on.
+func (v *view) lost(n *node) {
+	p, linked := v.nodes.path(n)
+	if !linked {
+		return
+	}
+	n.overtaken.Store(true)
+	v.nodes.unlink(n)
+	v.names.Forget(p)
 }
 
 // committed brings the node and Names up to date when the service has taken a change.

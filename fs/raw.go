@@ -274,14 +274,14 @@ func (fs *fileSystem) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Statu
 	if !h.write {
 		return fuse.OK
 	}
-	return fs.status("close", h.node, "", fs.commit(context.Background(), h.node, h.file))
+	return fs.status("close", h.node, "", h.file.Commit(context.Background()))
 }
 
 func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	h := fs.handles.get(in.Fh)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	return fs.status("fsync", h.node, "", fs.commit(ctx, h.node, h.file))
+	return fs.status("fsync", h.node, "", h.file.Commit(ctx))
 }
 
 // Release is the last close of a handle. Nobody waits for its answer; what a mapping wrote after the close is committed
@@ -289,7 +289,7 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Statu
 func (fs *fileSystem) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	h := fs.handles.remove(in.Fh)
 	if h.write && h.file.State().Dirty {
-		fs.status("release", h.node, "", fs.commit(context.Background(), h.node, h.file))
+		fs.status("release", h.node, "", h.file.Commit(context.Background()))
 	}
 	fs.passthrough.leave(h.node)
 	fs.release(h.node, h.file, h.write)

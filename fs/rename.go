@@ -89,7 +89,7 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 			v.moved(n, from, to, blobcache.Entry{Properties: p, Pending: true})
 			return nil
 		}
-		if err := v.commit(ctx, n, f); err != nil {
+		if err := f.Commit(ctx); err != nil {
 			return err
 		}
 	}
@@ -169,7 +169,7 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 	nodes := v.nodes.below(n)
 	for c := range nodes {
 		if f := c.opened(); f != nil && f.State().Dirty {
-			if err := v.commit(ctx, c, f); err != nil {
+			if err := f.Commit(ctx); err != nil {
 				return err
 			}
 		}
