@@ -3,6 +3,7 @@ package blobcache
 import (
 	"cmp"
 	"context"
+	"maps"
 	"math/bits"
 	"path"
 	"slices"
@@ -50,7 +51,7 @@ type Names struct {
 	timeout time.Duration // negative: never ask again
 	now     func() time.Time
 
-	hidden atomic.Int64     // blobs that no path can express, as of the listings so far
+	hidden atomic.Int64     // blobs that no path can express, as of the last listing of each directory
 	sizes  [65]atomic.Int64 // blobs in the listings so far, by the number of bits of their size
 
 	mu   sync.Mutex // guards what is below
@@ -65,6 +66,9 @@ type dirNames struct {
 	listed  time.Time
 	listing *listing // under way, or nil
 	asked   int      // lookups that had to ask the service since the last listing
+	hidden  int64    // blobs that the last listing left out
+	// since is the change of ours with which knowledge begins: answers to questions from before it are not kept.
+	since uint64
 }
 
 // known is what is known of one name.
@@ -144,8 +148,9 @@ func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, err
 	n.mu.Lock()
 	k, ok, left := n.peek(p)
 	before := n.seq
+	var d *dirNames
 	if !ok {
-		n.noteAsk(p)
+		d = n.noteAsk(p)
 	}
 	n.mu.Unlock()
 	if !ok {
@@ -153,7 +158,7 @@ func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, err
 		if k, err = n.ask(ctx, p, k); err != nil {
 			return Entry{}, 0, err
 		}
-		k, left = n.learn(p, k, before), max(n.left(n.now()), 0)
+		k, left = n.learn(d, p, k, before)
 	}
 	if !k.exists {
 		return Entry{}, left, &blob.Error{Code: blob.NotFound, Op: "Lookup", Name: p}
@@ -165,18 +170,19 @@ func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, err
 // 5,000 names then.
 const listAfter = 3
 
-// noteAsk counts a lookup that has to ask, and lists the directory in the background when there were several. n.mu is
-// held.
-func (n *Names) noteAsk(p string) {
+// noteAsk counts a lookup that has to ask, and lists the directory in the background when there were several. It returns
+// what is known of the directory. n.mu is held.
+func (n *Names) noteAsk(p string) *dirNames {
 	dir, _ := split(p)
 	d := n.dir(dir)
 	if d.asked++; d.asked != listAfter || n.timeout == 0 || d.listing != nil {
-		return
+		return d
 	}
 	go func() {
 		// A failure is not lost: the lookups themselves ask too, and report theirs.
 		_, _ = n.List(n.ctx, dir, false)
 	}()
+	return d
 }
 
 // Known returns what is known of a path without asking, and for how long it may be used, which may be 0. It reports
@@ -249,18 +255,25 @@ func (n *Names) anyBelow(ctx context.Context, p string) (bool, error) {
 	}
 }
 
-// learn stores an answer of the service, unless we changed the name after the question was put. It returns what is
-// true now.
-func (n *Names) learn(p string, k known, asked uint64) known {
+// learn stores an answer of the service about a name in d, unless we changed the name, or more than that, after the
+// question was put. It returns what is true now, and for how long that may be used.
+func (n *Names) learn(d *dirNames, p string, k known, asked uint64) (known, time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	dir, name := split(p)
-	d := n.dir(dir)
-	if now, ok := d.names[name]; ok && (now.seq > asked || now.Pending) {
-		return now
+	cur := n.dirs[dir]
+	if cur != nil {
+		if now, ok := cur.names[name]; ok && now.Pending {
+			return now, max(n.left(n.now()), 0)
+		} else if ok && now.seq > asked {
+			return now, max(n.left(now.at), 0)
+		}
+	}
+	if cur != d || asked < d.since {
+		return k, 0
 	}
 	d.names[name] = k
-	return k
+	return k, max(n.left(k.at), 0)
 }
 
 // List returns the entries of a directory, sorted by the bytes of their names, from what is known if that is not
@@ -286,9 +299,9 @@ func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, erro
 			d.listing = l
 			before := n.seq
 			n.mu.Unlock()
-			names, at, err := n.fetch(ctx, dir)
+			names, hidden, at, err := n.fetch(ctx, dir)
 			n.mu.Lock()
-			if d = n.dir(dir); d.listing == l {
+			if d.listing == l {
 				d.listing = nil
 			}
 			l.err = err
@@ -296,6 +309,13 @@ func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, erro
 			if err != nil {
 				n.mu.Unlock()
 				return nil, err
+			}
+			if n.dirs[dir] == d && before >= d.since {
+				n.hidden.Add(hidden - d.hidden)
+				d.hidden = hidden
+			} else {
+				// We changed more than single names meanwhile. It is good for the one who asked before that.
+				d = &dirNames{names: maps.Clone(n.dir(dir).names)}
 			}
 			out := n.merge(d, names, at, before)
 			n.mu.Unlock()
@@ -354,11 +374,11 @@ func (n *Names) HasOther(ctx context.Context, dir, name string) (bool, error) {
 	}
 }
 
-// merge makes a listing that was begun at before the knowledge of a directory. Our own later changes stay. n.mu is
-// held.
+// merge makes a listing that was begun at before the knowledge of a directory. Our own later changes stay, and so do
+// later answers: a version that was seen must not be followed by an older one. n.mu is held.
 func (n *Names) merge(d *dirNames, names map[string]known, at time.Time, before uint64) []Named {
 	for name, k := range d.names {
-		if k.seq > before || k.Pending {
+		if k.seq > before || k.Pending || k.at.After(at) {
 			names[name] = k
 		}
 	}
@@ -373,20 +393,19 @@ func (n *Names) merge(d *dirNames, names map[string]known, at time.Time, before 
 	return out
 }
 
-// fetch lists a directory in the service.
-func (n *Names) fetch(ctx context.Context, dir string) (map[string]known, time.Time, error) {
-	at := n.now()
-	names := map[string]known{}
+// fetch lists a directory in the service. It returns how many blobs no path can express, and when it began.
+func (n *Names) fetch(ctx context.Context, dir string) (names map[string]known, hidden int64, at time.Time, err error) {
+	at = n.now()
+	names = map[string]known{}
 	prefix := dir + "/"
 	if dir == "" {
 		prefix = ""
 	}
 	o := blob.ListOptions{Prefix: prefix, Delimiter: "/"}
-	var hidden int64
 	for {
 		page, err := n.cont.List(ctx, o)
 		if err != nil {
-			return nil, at, err
+			return nil, 0, at, err
 		}
 		for _, b := range page.Blobs {
 			name := b.Name[len(prefix):]
@@ -429,8 +448,7 @@ func (n *Names) fetch(ctx context.Context, dir string) (map[string]known, time.T
 		}
 		o.Marker = page.Next
 	}
-	n.hidden.Add(hidden)
-	return names, at, nil
+	return names, hidden, at, nil
 }
 
 // Representable reports whether a path can have a segment: not empty, not "." or "..", at most 255 bytes (NAME_MAX of
@@ -446,8 +464,16 @@ func (n *Names) Set(p string, e Entry) { n.change(p, known{Entry: e, exists: tru
 func (n *Names) Remove(p string) {
 	n.change(p, known{})
 	n.mu.Lock()
-	delete(n.dirs, p)
+	n.drop(p)
 	n.mu.Unlock()
+}
+
+// drop forgets what is known of a directory. Answers that are on their way are not kept. n.mu is held.
+func (n *Names) drop(p string) {
+	if d := n.dirs[p]; d != nil {
+		n.hidden.Add(-d.hidden)
+		delete(n.dirs, p)
+	}
 }
 
 func (n *Names) change(p string, k known) {
@@ -463,6 +489,7 @@ func (n *Names) change(p string, k known) {
 func (n *Names) SetEmpty(dir string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.drop(dir)
 	n.dirs[dir] = &dirNames{names: map[string]known{}, listed: n.now()}
 }
 
@@ -474,7 +501,7 @@ func (n *Names) Forget(p string) {
 	n.seq++
 	if d := n.dirs[dir]; d != nil {
 		delete(d.names, name)
-		d.listed = time.Time{}
+		d.listed, d.since = time.Time{}, n.seq
 	}
 }
 
@@ -485,7 +512,7 @@ func (n *Names) ForgetTree(p string) {
 	n.seq++
 	for d := range n.dirs {
 		if d == p || strings.HasPrefix(d, p+"/") {
-			delete(n.dirs, d)
+			n.drop(d)
 		}
 	}
 }
@@ -502,5 +529,5 @@ func (n *Names) Sizes(limit int64) (small, all int64) {
 	return small, all
 }
 
-// Hidden returns how many blobs the listings so far left out because no path can express their names.
+// Hidden returns how many blobs, or prefixes of them, the last listings left out because no path can express their names.
 func (n *Names) Hidden() int64 { return n.hidden.Load() }
