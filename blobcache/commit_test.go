@@ -215,6 +215,7 @@ func TestConflict(t *testing.T) {
 			if err := f.Commit(t.Context()); !blob.Is(err, blob.ConditionNotMet) {
 				t.Fatalf("commit after a conflict: %v", err)
 			}
+			expectAll(t, f, want)
 			same(t, s.content(t, "a"), theirs)
 			kept, err := os.ReadFile(f.stagingPath())
 			if err != nil || !bytes.Contains(kept, []byte("more")) {

@@ -202,7 +202,7 @@ func TestExpiry(t *testing.T) {
 func TestTimeoutZeroAndNone(t *testing.T) {
 	s := newService()
 	s.fill(t, "d/a")
-	n, now := newNames(t, s, 0)
+	n, _ := newNames(t, s, 0)
 	looked(t, n, "d/a")
 	s.Reset()
 	for range 5 {
@@ -211,7 +211,7 @@ func TestTimeoutZeroAndNone(t *testing.T) {
 		listed(t, n, "d", false)
 		s.asked(t, "List d/ delimiter=/")
 	}
-	n, now = newNames(t, s, -1)
+	n, now := newNames(t, s, -1)
 	listed(t, n, "d", false)
 	looked(t, n, "e")
 	s.Reset()

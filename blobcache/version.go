@@ -425,17 +425,17 @@ func (v *version) pread(data *os.File, buf []byte, off int64) bool {
 // store writes bytes that arrived to the disk and marks them as present; whole units only. It reports whether they
 // are there.
 func (v *version) store(b []byte, off int64) bool {
-	sums := make([]uint32, 0, len(b)/grain+1)
-	for rest := b; len(rest) > 0; {
-		n := min(int64(len(rest)), v.p.unit)
-		sums = append(sums, crc32.Checksum(rest[:n], castagnoli))
-		rest = rest[n:]
-	}
 	v.mu.Lock()
-	skip, there := v.diskless, v.files.complete
+	skip, there, unit := v.diskless, v.files.complete, v.p.unit
 	v.mu.Unlock()
 	if skip || there {
 		return there
+	}
+	sums := make([]uint32, 0, len(b)/grain+1)
+	for rest := b; len(rest) > 0; {
+		n := min(int64(len(rest)), unit)
+		sums = append(sums, crc32.Checksum(rest[:n], castagnoli))
+		rest = rest[n:]
 	}
 	// Making room may evict, and eviction takes Cache.mu, so v.mu is not held.
 	if !v.c.space.reserve(int64(len(b))) {
