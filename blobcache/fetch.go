@@ -146,15 +146,16 @@ func (f *fetch) finish(err error, stored bool) {
 	f.v.c.budget.kick()
 }
 
-// fail ends the fetch without its bytes.
+// fail ends the fetch without its bytes. It is taken out before its readers are told, so that one that reads again does
+// not find it.
 func (f *fetch) fail(err error) {
+	f.v.mu.Lock()
+	f.abandon()
+	f.v.mu.Unlock()
 	f.mu.Lock()
 	f.err, f.ended = err, true
 	f.wakeLocked()
 	f.mu.Unlock()
-	f.v.mu.Lock()
-	f.abandon()
-	f.v.mu.Unlock()
 }
 
 // wait returns when the bytes before until have arrived, the fetch failed, or ctx is done. The caller holds a pin.
