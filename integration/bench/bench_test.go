@@ -182,6 +182,7 @@ func TestMisses(t *testing.T) {
 		"RSS above 0 MiB":         func(l *line) { l.samples[0].got.rss = 1001 },
 		"more than 2 bytes":       func(l *line) { l.samples[2].got.fetched = 201 },
 		"asked the service for d": func(l *line) { l.noData = true },
+		"the daemon was busy":     func(l *line) { l.kernel, l.samples[0].got.cpu = true, sec(0.4) },
 	} {
 		bad := good
 		bad.samples = slices.Clone(good.samples)

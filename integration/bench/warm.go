@@ -124,7 +124,7 @@ func warmSequential(l *lab) workload {
 		rows: []row{{
 			name:      fmt.Sprintf("warm, passthrough: sequential 1 MiB, %s file, page cache dropped", size(l.bytes(warmSize))),
 			reference: "the same " + sequentialReader() + " on a plain file beside the cache",
-			unit:      mibRate, target: 0.90,
+			unit:      mibRate, target: 0.90, kernel: true,
 		}},
 		start: func(ctx context.Context, l *lab) (func(context.Context, int) ([]sample, error), error) {
 			w, err := warmUp(ctx, l, "--passthrough=auto")
@@ -197,7 +197,7 @@ const randomReads = 500_000
 // warmRandom reads 4 KiB at random from the page cache.
 func warmRandom(*lab) workload {
 	name := "warm, passthrough: random 4 KiB, page cache warm, %s"
-	r := row{reference: "plain file", unit: readRate, target: 0.80}
+	r := row{reference: "plain file", unit: readRate, target: 0.80, kernel: true}
 	one, four := r, r
 	one.name, four.name = fmt.Sprintf(name, "1 thread"), fmt.Sprintf(name, "4 threads")
 	return warmInPageCache("warm-random", []row{one, four}, func(l *lab, run int) []task {
@@ -210,7 +210,7 @@ func warmRandom(*lab) workload {
 
 // warmMapped copies out of a mapping.
 func warmMapped(*lab) workload {
-	r := row{reference: "plain file", unit: mibRate, target: 0.90}
+	r := row{reference: "plain file", unit: mibRate, target: 0.90, kernel: true}
 	sequential, random := r, r
 	sequential.name = "warm, passthrough: mmap, page cache warm, sequential"
 	random.name = "warm, passthrough: mmap, page cache warm, random 4 KiB"

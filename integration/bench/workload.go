@@ -24,6 +24,7 @@ type row struct {
 	maxRSS     int64   // bytes, of the daemon at its peak
 	maxFetched float64 // bytes from the service for each byte asked
 	noData     bool    // no byte from the service
+	kernel     bool    // the kernel reads by itself: the daemon has next to nothing to do
 }
 
 // unit is what a rate counts.
@@ -125,7 +126,23 @@ func (l line) misses() []string {
 	if l.noData && l.fetchedPerAsked() > 0 {
 		m = append(m, "asked the service for data")
 	}
+	if l.kernel && l.daemonBusy() > maxBusy {
+		m = append(m, "the daemon was busy")
+	}
 	return m
+}
+
+// maxBusy is the processor time of a daemon that only answers opens, in parts of the time that passed. One that serves
+// reads takes more than a third.
+const maxBusy = 0.05
+
+// daemonBusy returns how much of the time the daemon was busy, of all runs together.
+func (l line) daemonBusy() float64 {
+	var sum measure
+	for _, s := range l.samples {
+		sum.add(s.got)
+	}
+	return sum.cpu.Seconds() / sum.took.Seconds()
 }
 
 // runBound is a bound for one run of a workload at full scale, ten times what the slowest takes.
