@@ -168,7 +168,8 @@ func TestRequests(t *testing.T) {
 	}
 	for _, w := range writings {
 		s := newService()
-		f, _, _ := w.start(t, openCache(t, config(t.TempDir())), s)
+		c := openCache(t, config(t.TempDir()))
+		f, _, _ := w.start(t, c, s)
 		for range 2 { // the second commit finds a clean file
 			if err := f.Commit(t.Context()); err != nil {
 				t.Fatal(err)
@@ -182,6 +183,9 @@ func TestRequests(t *testing.T) {
 		}
 		if !maps.Equal(got, want[w.name]) {
 			t.Errorf("%s: %v, want %v", w.name, got, want[w.name])
+		}
+		if len(c.versions) > 0 {
+			t.Errorf("%s: the old version is still held, though the staging file has it all", w.name)
 		}
 		f.Release(true)
 	}
@@ -260,6 +264,29 @@ func TestBlocksDiscarded(t *testing.T) {
 	if n := s.Count("StageBlock"); n != 8 {
 		t.Errorf("%d blocks were sent, want each of 4 twice", n)
 	}
+}
+
+// TestRenameUnsaved: the blocks of a file that is renamed before its first commit are sent again under the new name, where
+// the service looks for them.
+func TestRenameUnsaved(t *testing.T) {
+	s := newService()
+	c := openCache(t, config(t.TempDir()))
+	f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
+	f.Acquire(true)
+	want := put(t, f, content(1, 128*kib), 0)
+	c.background.Wait() // the first block has been uploaded ahead
+	if !f.Rename("b") {
+		t.Fatal("a file that the service does not have cannot be renamed")
+	}
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, s.content(t, "b"), want)
+	s.asked(t, "CommitBlockList b blocks=2 if-none-match=*", "StageBlock a 65536", "StageBlock b 65536", "StageBlock b 65536")
+	if f.Rename("c") {
+		t.Error("a file that the service has was renamed without it")
+	}
+	f.Release(true)
 }
 
 // TestPropertiesSurvive: headers and metadata that blobmount knows nothing about outlive a change of the content, in both

@@ -35,6 +35,8 @@ type space struct {
 	grant    int64      // bytes that may still be written before the file system is asked again
 	complain bool       // whether the log has been told that the cache is full
 	counted  time.Time  // when recount has measured last
+
+	coming atomic.Int64 // reserved in this process, and perhaps not on disk yet
 }
 
 func openSpace(dir string, limit int64, log *slog.Logger) (*space, error) {
@@ -85,9 +87,13 @@ func (s *space) reserve(n int64) bool {
 	}
 	s.complain = true
 	s.grant -= n
+	s.coming.Add(n)
 	atomic.AddInt64(s.used, n)
 	return true
 }
+
+// arrived tells that n bytes of a reserve are on disk, or were released. Each reserve that succeeded is followed by it.
+func (s *space) arrived(n int64) { s.coming.Add(-roundBlock(n)) }
 
 // recountEvery bounds how often the disk is measured: a million files take some seconds.
 const recountEvery = time.Minute
@@ -99,7 +105,7 @@ func (s *space) recount() bool {
 	if time.Since(s.counted) < recountEvery {
 		return false
 	}
-	before := s.inUse()
+	before := s.inUse() - s.coming.Load()
 	wrong := before - s.measure() // what others change meanwhile stays in the counter
 	s.counted = time.Now()
 	if wrong < s.limit/100 {

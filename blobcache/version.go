@@ -441,6 +441,7 @@ func (v *version) store(b []byte, off int64) bool {
 	if !v.c.space.reserve(int64(len(b))) {
 		return false
 	}
+	defer v.c.space.arrived(int64(len(b)))
 	v.mu.Lock()
 	base := v.key.path(v.c.dir)
 	err := v.ready(base)
@@ -451,6 +452,9 @@ func (v *version) store(b []byte, off int64) bool {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err != nil {
+		v.c.space.release(int64(len(b)))
+	}
 	if err == nil && v.files.data != data { // forgotten in the meantime
 		v.c.space.release(int64(len(b)))
 		return false
@@ -473,8 +477,7 @@ func (v *version) store(b []byte, off int64) bool {
 	}
 	if err != nil {
 		v.c.log.Warn("cache file cannot be written, reading goes on without it", "blob", v.src.name, "error", err)
-		v.c.space.release(int64(len(b)))
-		v.forget()
+		v.forget() // gives back what the file holds
 		v.diskless = true
 		return false
 	}
