@@ -32,9 +32,21 @@ func cached(t *testing.T, s *service, cfg Config, p blob.Properties, part int64)
 			if _, err := v.readSome(t.Context(), make([]byte, 1), off); err != nil { // no read-ahead
 				t.Fatal(err)
 			}
+			v.mu.Lock()
+			arriving := v.covering(off)
+			if arriving != nil {
+				arriving.pins++
+			}
+			v.mu.Unlock()
+			if arriving != nil { // it is stored when it has ended
+				if err := arriving.wait(t.Context(), arriving.end+1); err != nil {
+					t.Fatal(err)
+				}
+				arriving.unpin()
+			}
 			c.unhold(v)
 		}
-		f.Release(false) // waits until all is stored
+		f.Release(false)
 	}
 	shut(t, c)
 }
