@@ -184,12 +184,19 @@ func (f *files) load(base string, size int64, p *presence) error {
 
 // create makes the files of a version of which nothing is there yet.
 func (f *files) create(base string) error {
-	if err := os.MkdirAll(filepath.Dir(base), 0o700); err != nil {
-		return err
-	}
-	data, err := os.OpenFile(base+extPart, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
+	var data *os.File
+	for try := 0; ; try++ {
+		if err := os.MkdirAll(filepath.Dir(base), 0o700); err != nil {
+			return err
+		}
+		var err error
+		if data, err = os.OpenFile(base+extPart, os.O_RDWR|os.O_CREATE, 0o600); err == nil {
+			break
+		}
+		// Eviction removes empty directories, and may have removed this one just now.
+		if try == 2 || !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	if err := unix.Flock(int(data.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
 		_ = data.Close()

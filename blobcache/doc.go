@@ -23,7 +23,7 @@
 //
 // # Lock order
 //
-// File.commit, then File.mu, then Cache.mu, then version.mu, then fetch.mu, then residents.mu, then budget.mu and
-// space.mu. No lock is held over a request to the service, but for File.commit, which orders the commits of one
-// file.
+// File.commit, then File.mu, then space.mu (making room asks what is open), then Cache.mu, then version.mu, then
+// fetch.mu, then residents.mu, then budget.mu and Cache.checkedMu. No lock is held over a request to the service, but for
+// File.commit, which orders the commits of one file.
 package blobcache

@@ -82,8 +82,9 @@ func (f *fetch) transfer(ctx context.Context) (stored bool, err error) {
 			}
 		}
 		if pos == f.end {
-			// The last bytes are in: a checksum that the body carries is compared at its end.
-			if _, err := body.Read(make([]byte, 1)); err != io.EOF && err != nil {
+			// The last bytes are in: a checksum that the body carries is compared at its end. That the last reader has
+			// gone by now is no reason to drop them.
+			if _, err := body.Read(make([]byte, 1)); err != io.EOF && err != nil && ctx.Err() == nil {
 				return false, f.v.stale(src, err)
 			}
 		}

@@ -234,7 +234,7 @@ func (f *File) readOver(ctx context.Context, v *version, buf []byte, off int64) 
 		if off >= size {
 			return Data{}, nil
 		}
-		return v.read(ctx, buf[:min(int64(len(buf)), size-off)], off)
+		return v.read(ctx, buf[:min(int64(len(buf)), size-off)], off, true)
 	}
 	if off >= f.size {
 		f.mu.RUnlock()
@@ -291,6 +291,9 @@ func (f *File) Write(p []byte, off int64) error {
 
 // prepare makes sure that there is a staging file and that a file of this size can be committed. f.mu is held.
 func (f *File) prepare(size int64) error {
+	if f.lost != nil {
+		return f.lost // it could never be committed: say so before more is written
+	}
 	if size > f.c.blockSize*blob.MaxBlocks {
 		return &blob.Error{Code: blob.TooLarge, Op: "Write", Name: f.props.Name}
 	}

@@ -112,7 +112,10 @@ func (d *Data) Done() {
 
 // read returns the bytes [off, off+len(buf)), fewer at the end of the blob. They lie in buf, or in memory that the
 // cache lends out until Data.Done. When it fails no byte is returned.
-func (v *version) read(ctx context.Context, buf []byte, off int64) (Data, error) {
+//
+// With mapped the memory may be a mapping of the cache file, for the kernel to copy from: if somebody cuts the file
+// meanwhile, the kernel's copy fails, where one of ours would be a SIGBUS.
+func (v *version) read(ctx context.Context, buf []byte, off int64, mapped bool) (Data, error) {
 	if off >= v.size || len(buf) == 0 {
 		return Data{}, nil
 	}
@@ -144,8 +147,10 @@ func (v *version) read(ctx context.Context, buf []byte, off int64) (Data, error)
 	} else if v.onDisk(off, end) {
 		data := v.files.data
 		v.mu.Unlock()
-		if d, ok := lend(data, off, end); ok {
-			return d, nil
+		if mapped {
+			if d, ok := lend(data, off, end); ok {
+				return d, nil
+			}
 		}
 		if v.pread(data, buf, off) {
 			return Data{Bytes: [][]byte{buf}}, nil
@@ -165,7 +170,7 @@ func (v *version) read(ctx context.Context, buf []byte, off int64) (Data, error)
 
 // readFull fills buf from off; the blob must reach that far.
 func (v *version) readFull(ctx context.Context, buf []byte, off int64) error {
-	d, err := v.read(ctx, buf, off)
+	d, err := v.read(ctx, buf, off, false)
 	if err != nil {
 		return err
 	}
@@ -620,7 +625,7 @@ func (v *version) fill(ctx context.Context) error {
 		if done {
 			return nil
 		}
-		d, err := v.read(ctx, buf, off)
+		d, err := v.read(ctx, buf, off, false)
 		if err != nil {
 			return err
 		}

@@ -102,6 +102,7 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 	if noReplace {
 		o.Condition.IfNoneMatch = blob.Any
 	}
+	defer v.cache.Moving(v.cont, from.path, p.ETag)()
 	doCopy := func() (err error) {
 		w, err = v.cont.Copy(ctx, to.path, from.path, o)
 		return err
@@ -183,6 +184,9 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 	}
 	newName := func(old string) string { return to.path + strings.TrimPrefix(old, from.path) }
 	written := make([]blob.Written, len(blobs))
+	for _, b := range blobs {
+		defer v.cache.Moving(v.cont, b.Name, b.ETag)()
+	}
 	err = inParallel(ctx, len(blobs), func(ctx context.Context, i int) (err error) {
 		written[i], err = v.cont.Copy(ctx, newName(blobs[i].Name), blobs[i].Name,
 			blob.CopyOptions{Source: blob.Condition{IfMatch: blobs[i].ETag}})
