@@ -28,6 +28,8 @@ func lend(f *os.File, off, end int64) (Data, bool) {
 		unmap(m)
 		return Data{}, false
 	}
+	// One call for all pages, where the copy would fault on every sixteenth. Linux before 5.14 does not have it.
+	_ = unix.Madvise(m, unix.MADV_POPULATE_READ)
 	return Data{Bytes: [][]byte{m[off-from:]}, view: m}, true
 }
 
