@@ -66,10 +66,9 @@ func (m *measure) add(n measure) {
 // sample is one comparison.
 type sample struct{ ref, got measure }
 
-// ratio returns how many times as fast as the reference it was.
+// ratio returns how many times as fast as the reference it was, by the bytes that either read.
 func (s sample) ratio() float64 {
-	// Both did the same work, so the times say it.
-	return s.ref.took.Seconds() / s.got.took.Seconds()
+	return float64(s.got.asked) / s.got.took.Seconds() / (float64(s.ref.asked) / s.ref.took.Seconds())
 }
 
 // line is a measured row.
