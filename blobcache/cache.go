@@ -143,6 +143,9 @@ func (c *Cache) openStaging() error {
 // Dir returns the cache directory.
 func (c *Cache) Dir() string { return c.dir }
 
+// Memory returns the bound of all buffers in bytes.
+func (c *Cache) Memory() int64 { return c.budget.limit }
+
 // Close commits what is dirty, within the bound of ctx, and closes the cache. Its error says what could not be
 // committed; those bytes stay in the staging directory.
 func (c *Cache) Close(ctx context.Context) error {

@@ -57,7 +57,7 @@ const (
 	// maxRequest is the most that the kernel allows without an administrator's help: 256 pages.
 	maxRequest = 1 << 20
 	// maxBackground is how many read-ahead and asynchronous requests the kernel has under way. Its default of 12
-	// leaves connections idle.
+	// leaves connections idle. Each holds a buffer of maxRequest in go-fuse, so a small budget of memory allows fewer.
 	maxBackground = 128
 	// readAheadKiB is the kernel's own read-ahead: two requests, so that one is being served while another is on its
 	// way. Warm reads through the daemon were 10 % slower with one, and with four or more, which leave the processor's

@@ -334,10 +334,11 @@ func (m *mountCommand) announce(p *parts) error {
 	return nil
 }
 
-// limitMemory makes the garbage collector work harder as the process nears its budget plus what everything but
-// data takes (about 90 MiB: runtime, connections, names of a million files). GOMEMLIMIT of the user wins.
+// limitMemory makes the garbage collector work harder as the Go heap nears what everything but data takes: about 64 MiB
+// for the runtime, connections and the kernel's requests, and more with a larger budget, which has more of them under
+// way. The budget itself lies outside that heap. GOMEMLIMIT of the user wins.
 func limitMemory(memory int64, lookupEnv func(string) (string, bool)) {
 	if _, ok := lookupEnv("GOMEMLIMIT"); !ok {
-		debug.SetMemoryLimit(memory + 90<<20)
+		debug.SetMemoryLimit(64<<20 + memory/8)
 	}
 }
