@@ -283,15 +283,9 @@ func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, erro
 	for {
 		d := n.dir(dir)
 		if !fresh && !d.listed.IsZero() && n.left(d.listed) > 0 {
-			out := make([]Named, 0, len(d.names))
-			for name, k := range d.names {
-				if k.exists {
-					out = append(out, Named{name, k.Entry})
-				}
-			}
+			out := d.entries()
 			n.mu.Unlock()
-			slices.SortFunc(out, func(a, b Named) int { return cmp.Compare(a.Name, b.Name) })
-			return out, nil
+			return sorted(out), nil
 		}
 		l := d.listing
 		if l == nil || fresh {
@@ -317,9 +311,10 @@ func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, erro
 				// We changed more than single names meanwhile. It is good for the one who asked before that.
 				d = &dirNames{names: maps.Clone(n.dir(dir).names)}
 			}
-			out := n.merge(d, names, at, before)
+			d.merge(names, at, before)
+			out := d.entries()
 			n.mu.Unlock()
-			return out, nil
+			return sorted(out), nil
 		}
 		n.mu.Unlock()
 		select {
@@ -375,22 +370,31 @@ func (n *Names) HasOther(ctx context.Context, dir, name string) (bool, error) {
 }
 
 // merge makes a listing that was begun at before the knowledge of a directory. Our own later changes stay, and so do
-// later answers: a version that was seen must not be followed by an older one. n.mu is held.
-func (n *Names) merge(d *dirNames, names map[string]known, at time.Time, before uint64) []Named {
+// later answers: a version that was seen must not be followed by an older one. Names.mu is held.
+func (d *dirNames) merge(names map[string]known, at time.Time, before uint64) {
 	for name, k := range d.names {
 		if k.seq > before || k.Pending || k.at.After(at) {
 			names[name] = k
 		}
 	}
 	d.names, d.listed, d.asked = names, at, 0
-	out := make([]Named, 0, len(names))
-	for name, k := range names {
+}
+
+// entries returns what is there, in any order. Names.mu is held.
+func (d *dirNames) entries() []Named {
+	out := make([]Named, 0, len(d.names))
+	for name, k := range d.names {
 		if k.exists {
 			out = append(out, Named{name, k.Entry})
 		}
 	}
-	slices.SortFunc(out, func(a, b Named) int { return cmp.Compare(a.Name, b.Name) })
 	return out
+}
+
+// sorted sorts entries by the bytes of their names. It is called without the lock, since a directory may be large.
+func sorted(entries []Named) []Named {
+	slices.SortFunc(entries, func(a, b Named) int { return cmp.Compare(a.Name, b.Name) })
+	return entries
 }
 
 // fetch lists a directory in the service. It returns how many blobs no path can express, and when it began.

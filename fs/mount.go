@@ -176,9 +176,6 @@ func (m *Mounted) answers(mountpoint string) error {
 // Wait returns when the file system is unmounted, by whomever.
 func (m *Mounted) Wait() { <-m.done }
 
-// Done is closed when the file system is unmounted.
-func (m *Mounted) Done() <-chan struct{} { return m.done }
-
 // Unmount unmounts. It fails with EBUSY while files are open or somebody's working directory is in it.
 func (m *Mounted) Unmount() error {
 	return m.server.Unmount()
