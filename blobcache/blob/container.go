@@ -17,6 +17,7 @@ const (
 	MaxBlocks     = 50_000     // committed blocks in one blob
 	MaxBlockSize  = 4000 << 20 // bytes in one block
 	MaxUploadSize = 5000 << 20 // bytes in one Put Blob
+	MaxAppendSize = 100 << 20  // bytes in one Append Block (version 2022-11-02 and later)
 	MaxNameLength = 1024       // characters in a blob name
 )
 
@@ -48,14 +49,22 @@ type Container interface {
 	// under another ETag. The caller closes it. Its Properties are those of the version that is read.
 	ReadAt(ctx context.Context, name string, offset, count int64, c Condition) (*Body, error)
 
-	// Upload creates or replaces a block blob in one request (Put Blob). The size is that of the body from its
-	// start; body is read from offset 0, more than once when the request is repeated.
+	// Upload creates or replaces a blob in one request (Put Blob): a block blob, or an empty append blob, see
+	// WriteOptions.Kind. The size is that of the body from its start; body is read from offset 0, more than once
+	// when the request is repeated.
 	Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o WriteOptions) (Written, error)
 
-	// StageBlock stores an uncommitted block (Put Block). The id is the raw, not yet base64-encoded, id; all ids
-	// of one blob have the same length, at most 64 bytes. The service discards blocks that are not committed
-	// within a week, and those left out at the next CommitBlockList or Upload of the same name.
+	// StageBlock stores an uncommitted block (Put Block). The id is the raw, not yet base64-encoded, id, at most 64
+	// bytes. All uncommitted blocks of one name have ids of one length: another fails with BlockIDLength. The
+	// service discards blocks that are not committed within a week, and those left out at the next CommitBlockList
+	// or Upload of the same name.
 	StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error
+
+	// StageBlockFrom stores an uncommitted block out of a range of a committed blob of this container, in the
+	// service (Put Block From URL): the bytes do not pass through here. What StageBlock says of ids holds here too.
+	// NotFound, and ConditionNotMet, are about the source; a range that does not begin inside it fails with
+	// InvalidRange. Unsupported where the service has no such operation: then the caller has to read and stage.
+	StageBlockFrom(ctx context.Context, name, id string, src Range) error
 
 	// CommitBlockList makes the blob consist of exactly the named blocks (Put Block List). Each is looked for
 	// first among the uncommitted blocks, then among the committed ones. Committed blocks that are not named are
@@ -66,16 +75,52 @@ type Container interface {
 	// NotFound when there is neither a blob nor an uncommitted block of that name.
 	BlockList(ctx context.Context, name string) (BlockList, error)
 
+	// AppendBlock adds size bytes to the end of an append blob that is position bytes long (Append Block), up to
+	// MaxAppendSize. ConditionNotMet when it has another length or c does not hold, NotFound when there is no blob,
+	// Unsupported when it is of another kind. The body is read as by Upload.
+	AppendBlock(ctx context.Context, name string, body io.ReadSeeker, size, position int64, c Condition) (Written, error)
+
 	// Copy copies a blob inside the container, in the service, and returns when the copy is complete.
-	// Content, headers, metadata and block list come along.
+	// Content, headers, metadata, block list, index tags, and a tier that was chosen for the source come along.
+	// Tags need the permission to read and write them: a credential without it gets Forbidden for a blob that has
+	// some, not a copy without them.
 	Copy(ctx context.Context, dst, src string, o CopyOptions) (Written, error)
 
-	// SetMetadata replaces all metadata of a blob. The ETag changes, the content does not.
+	// SetMetadata replaces all metadata of a blob. The ETag changes; content, headers, tier and tags do not.
 	SetMetadata(ctx context.Context, name string, metadata map[string]string, c Condition) (Written, error)
+
+	// Tags returns the index tags of a blob (Get Blob Tags), nil when there are none. They have no ETag: a change of
+	// tags leaves the version as it is.
+	Tags(ctx context.Context, name string) (map[string]string, error)
 
 	// Delete deletes a blob, with its snapshots.
 	Delete(ctx context.Context, name string, c Condition) error
+
+	// AcquireLease takes a lease on an existing blob (Lease Blob) for d, whole seconds from MinLease to MaxLease.
+	// Until ReleaseLease or a successful Delete, every write, delete and block upload of that blob through this
+	// Container carries the lease's id, also when the time is over. While the lease lasts, those of others fail with
+	// Leased; reads do not mind. The lease stays with the name when the blob is replaced.
+	//
+	// The lease is the Container's: two callers of one Container share it, and acquiring what it holds already sets
+	// the time anew. Leased when somebody else holds one. Requests that are under way while a lease is acquired or
+	// released may fail with Leased.
+	AcquireLease(ctx context.Context, name string, d time.Duration) error
+
+	// RenewLease gives a lease that this Container acquired its full time again. Leased when it is not held any
+	// more: broken, or run out and the blob was changed or leased by somebody since. From then on writes fail with
+	// Leased too, until AcquireLease or ReleaseLease.
+	RenewLease(ctx context.Context, name string) error
+
+	// ReleaseLease ends a lease that this Container acquired, so that others need not wait for its time to end.
+	// Requests carry no id from then on, also when it fails: with Leased when the lease was not held any more.
+	ReleaseLease(ctx context.Context, name string) error
 }
+
+// The time of a lease ("Lease Blob", x-ms-lease-duration). Leases without end are not for programs that may crash.
+const (
+	MinLease = 15 * time.Second
+	MaxLease = 60 * time.Second
+)
 
 // ETag names a version of a blob. It is opaque, and kept as the service sent it, with its quotes.
 type ETag string
@@ -118,6 +163,10 @@ type Properties struct {
 	Created  time.Time
 	Kind     Kind
 	Tier     string // "Hot", "Cool", "Cold", "Archive", or empty when the service does not say
+	// TierInferred: nobody chose the tier, it is the account's default.
+	TierInferred bool
+	// TagCount is the number of index tags; their text is asked for by Tags.
+	TagCount int
 	Headers  Headers
 	// Metadata has lower-case names in every answer: HTTP gives header names no case, and azblob lower-cases
 	// them in listings.
@@ -158,7 +207,24 @@ type WriteOptions struct {
 	Condition Condition
 	Headers   Headers
 	Metadata  map[string]string
-	Tier      string // empty: the account's default
+	Tier      string // empty: the account's default; only for block blobs
+	// Tags are index tags, at most MaxTags ("Set Blob Tags": up to 128 and 256 letters, digits, spaces and
+	// + - . / : = _ in a key and a value).
+	Tags map[string]string
+	// Kind is the type of blob that Upload makes: a block blob, or an append blob, which is created empty. The
+	// service takes page blobs and block lists of other kinds for mistakes, and so do all methods here.
+	Kind Kind
+}
+
+// MaxTags is the number of index tags that a blob may have ("Set Blob Tags").
+const MaxTags = 10
+
+// Range is a part of a committed blob of the same container. It must lie inside the version that is read: a caller
+// makes sure of that by the Condition.
+type Range struct {
+	Name         string
+	Offset, Size int64     // bytes; Size must be positive, at most MaxBlockSize
+	Condition    Condition // on the source
 }
 
 // CopyOptions go with Copy.

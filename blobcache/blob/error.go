@@ -25,6 +25,10 @@ const (
 	NotModified
 	// InvalidBlockList: a named block is not there (any more).
 	InvalidBlockList
+	// BlockIDLength: there are uncommitted blocks of that name, perhaps another program's, whose ids have another
+	// length. BlockList tells which; ids of that length are taken, and the next CommitBlockList or Upload of the name
+	// discards them.
+	BlockIDLength
 	// InvalidRange: the read began at or after the end.
 	InvalidRange
 	// InvalidName: the service does not take this name.
@@ -37,7 +41,7 @@ const (
 	Archived
 	// Immutable: a policy or a legal hold forbids the change.
 	Immutable
-	// Leased: somebody else holds a lease on the blob.
+	// Leased: somebody else holds a lease on the blob, or the lease that was acquired here is held no more.
 	Leased
 	// TooLarge: the body, or the number of blocks, is beyond the service's limits.
 	TooLarge
@@ -61,13 +65,14 @@ var codeNames = [...]string{
 	ConditionNotMet:   "blob was changed by somebody else",
 	NotModified:       "blob is not modified",
 	InvalidBlockList:  "block list names a block that is not there",
+	BlockIDLength:     "uncommitted blocks of this blob have ids of another length",
 	InvalidRange:      "range lies outside the blob",
 	InvalidName:       "name is not valid for a blob",
 	Unauthenticated:   "credential was not accepted",
 	Forbidden:         "not permitted for this credential",
 	Archived:          "blob is in the archive tier and must be rehydrated first",
 	Immutable:         "blob is protected by an immutability policy or legal hold",
-	Leased:            "blob is leased by somebody else",
+	Leased:            "blob is leased by somebody else, or the lease was lost",
 	TooLarge:          "too large for the service",
 	Throttled:         "service is throttling",
 	Unavailable:       "service is not reachable",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"time"
 )
 
 // Sub returns the part of a container below a prefix, as a container of its own: names are relative to the
@@ -57,12 +58,21 @@ func (s sub) StageBlock(ctx context.Context, name, id string, body io.ReadSeeker
 	return s.c.StageBlock(ctx, s.prefix+name, id, body, size)
 }
 
+func (s sub) StageBlockFrom(ctx context.Context, name, id string, src Range) error {
+	src.Name = s.prefix + src.Name
+	return s.c.StageBlockFrom(ctx, s.prefix+name, id, src)
+}
+
 func (s sub) CommitBlockList(ctx context.Context, name string, ids []string, o WriteOptions) (Written, error) {
 	return s.c.CommitBlockList(ctx, s.prefix+name, ids, o)
 }
 
 func (s sub) BlockList(ctx context.Context, name string) (BlockList, error) {
 	return s.c.BlockList(ctx, s.prefix+name)
+}
+
+func (s sub) AppendBlock(ctx context.Context, name string, body io.ReadSeeker, size, position int64, c Condition) (Written, error) {
+	return s.c.AppendBlock(ctx, s.prefix+name, body, size, position, c)
 }
 
 func (s sub) Copy(ctx context.Context, dst, src string, o CopyOptions) (Written, error) {
@@ -73,6 +83,22 @@ func (s sub) SetMetadata(ctx context.Context, name string, metadata map[string]s
 	return s.c.SetMetadata(ctx, s.prefix+name, metadata, c)
 }
 
+func (s sub) Tags(ctx context.Context, name string) (map[string]string, error) {
+	return s.c.Tags(ctx, s.prefix+name)
+}
+
 func (s sub) Delete(ctx context.Context, name string, c Condition) error {
 	return s.c.Delete(ctx, s.prefix+name, c)
+}
+
+func (s sub) AcquireLease(ctx context.Context, name string, d time.Duration) error {
+	return s.c.AcquireLease(ctx, s.prefix+name, d)
+}
+
+func (s sub) RenewLease(ctx context.Context, name string) error {
+	return s.c.RenewLease(ctx, s.prefix+name)
+}
+
+func (s sub) ReleaseLease(ctx context.Context, name string) error {
+	return s.c.ReleaseLease(ctx, s.prefix+name)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"blobmount/blobcache/blob"
 )
@@ -149,8 +150,11 @@ func act[T any](ctx context.Context, fault *Fault, op, name string, inner func()
 	return zero, fail(op, name, fault.Err)
 }
 
-// nothing is the result of methods that have none.
-type nothing = struct{}
+// do is call for methods without a result.
+func (f *Faults) do(ctx context.Context, op, name string, inner func() error) error {
+	_, err := call(f, ctx, op, name, func() (struct{}, error) { return struct{}{}, inner() })
+	return err
+}
 
 // URL implements blob.Container.
 func (f *Faults) URL(name string) string { return f.inner.URL(name) }
@@ -184,10 +188,12 @@ func (f *Faults) Upload(ctx context.Context, name string, body io.ReadSeeker, si
 
 // StageBlock implements blob.Container.
 func (f *Faults) StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error {
-	_, err := call(f, ctx, "StageBlock", name, func() (nothing, error) {
-		return nothing{}, f.inner.StageBlock(ctx, name, id, body, size)
-	})
-	return err
+	return f.do(ctx, "StageBlock", name, func() error { return f.inner.StageBlock(ctx, name, id, body, size) })
+}
+
+// StageBlockFrom implements blob.Container.
+func (f *Faults) StageBlockFrom(ctx context.Context, name, id string, src blob.Range) error {
+	return f.do(ctx, "StageBlockFrom", name, func() error { return f.inner.StageBlockFrom(ctx, name, id, src) })
 }
 
 // CommitBlockList implements blob.Container.
@@ -198,6 +204,18 @@ func (f *Faults) CommitBlockList(ctx context.Context, name string, ids []string,
 // BlockList implements blob.Container.
 func (f *Faults) BlockList(ctx context.Context, name string) (blob.BlockList, error) {
 	return call(f, ctx, "BlockList", name, func() (blob.BlockList, error) { return f.inner.BlockList(ctx, name) })
+}
+
+// AppendBlock implements blob.Container.
+func (f *Faults) AppendBlock(ctx context.Context, name string, body io.ReadSeeker, size, position int64, c blob.Condition) (blob.Written, error) {
+	return call(f, ctx, "AppendBlock", name, func() (blob.Written, error) {
+		return f.inner.AppendBlock(ctx, name, body, size, position, c)
+	})
+}
+
+// Tags implements blob.Container.
+func (f *Faults) Tags(ctx context.Context, name string) (map[string]string, error) {
+	return call(f, ctx, "Tags", name, func() (map[string]string, error) { return f.inner.Tags(ctx, name) })
 }
 
 // Copy implements blob.Container.
@@ -212,8 +230,22 @@ func (f *Faults) SetMetadata(ctx context.Context, name string, metadata map[stri
 
 // Delete implements blob.Container.
 func (f *Faults) Delete(ctx context.Context, name string, c blob.Condition) error {
-	_, err := call(f, ctx, "Delete", name, func() (nothing, error) { return nothing{}, f.inner.Delete(ctx, name, c) })
-	return err
+	return f.do(ctx, "Delete", name, func() error { return f.inner.Delete(ctx, name, c) })
+}
+
+// AcquireLease implements blob.Container.
+func (f *Faults) AcquireLease(ctx context.Context, name string, d time.Duration) error {
+	return f.do(ctx, "AcquireLease", name, func() error { return f.inner.AcquireLease(ctx, name, d) })
+}
+
+// RenewLease implements blob.Container.
+func (f *Faults) RenewLease(ctx context.Context, name string) error {
+	return f.do(ctx, "RenewLease", name, func() error { return f.inner.RenewLease(ctx, name) })
+}
+
+// ReleaseLease implements blob.Container.
+func (f *Faults) ReleaseLease(ctx context.Context, name string) error {
+	return f.do(ctx, "ReleaseLease", name, func() error { return f.inner.ReleaseLease(ctx, name) })
 }
 
 // brokenBody gives left bytes of the inner body and then fails.

@@ -2,11 +2,14 @@ package blobtest
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"strings"
+	"sync"
+	"time"
 
 	"blobmount/blobcache/blob"
 )
@@ -15,12 +18,23 @@ var _ blob.Container = (*Mem)(nil)
 
 // Mem is a container in memory. All methods may be called in parallel.
 type Mem struct {
-	store *Store
-	url   string
+	store  *Store
+	url    string
+	secret [16]byte // of the ids of its leases
+	mu     struct {
+		sync.Mutex
+		leased map[string]bool // blobs whose writes carry the id of a lease
+	}
 }
 
-// NewContainer returns the container whose blobs s holds. The url is its address, without a slash at the end.
-func NewContainer(s *Store, url string) *Mem { return &Mem{s, url} }
+// NewContainer returns the container whose blobs s holds. The url is its address, without a slash at the end. Several
+// containers over one store are what several hosts are over one service: each has its own leases.
+func NewContainer(s *Store, url string) *Mem {
+	m := &Mem{store: s, url: url}
+	rand.Read(m.secret[:])
+	m.mu.leased = map[string]bool{}
+	return m
+}
 
 // Store returns the blobs, for tests that arrange or inspect them behind the container's back.
 func (m *Mem) Store() *Store { return m.store }
@@ -122,6 +136,26 @@ func readBody(body io.ReadSeeker, size, limit int64) ([]byte, error) {
 	return buf, nil
 }
 
+// writer returns the store for a write of the blob, with its lease if there is one.
+func (m *Mem) writer(name string) *Store {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.leased[name] {
+		return m.store.WithLease(leaseID(m.secret, name))
+	}
+	return m.store
+}
+
+func (m *Mem) setLeased(name string, leased bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if leased {
+		m.mu.leased[name] = true
+	} else {
+		delete(m.mu.leased, name)
+	}
+}
+
 // Upload implements blob.Container.
 func (m *Mem) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (blob.Written, error) {
 	if err := alive(ctx, "Upload", name); err != nil {
@@ -131,7 +165,15 @@ func (m *Mem) Upload(ctx context.Context, name string, body io.ReadSeeker, size 
 	if err != nil {
 		return blob.Written{}, fail("Upload", name, err)
 	}
-	w, err := m.store.Put(name, buf, o)
+	var w blob.Written
+	switch {
+	case o.Kind == blob.BlockBlob:
+		w, err = m.writer(name).Put(name, buf, o)
+	case o.Kind == blob.AppendBlob && size == 0:
+		w, err = m.writer(name).PutAppend(name, nil, o)
+	default:
+		err = Err("InvalidBlobType")
+	}
 	return w, fail("Upload", name, err)
 }
 
@@ -144,7 +186,19 @@ func (m *Mem) StageBlock(ctx context.Context, name, id string, body io.ReadSeeke
 	if err != nil {
 		return fail("StageBlock", name, err)
 	}
-	return fail("StageBlock", name, m.store.PutBlock(name, id, buf))
+	return fail("StageBlock", name, m.writer(name).PutBlock(name, id, buf))
+}
+
+// StageBlockFrom implements blob.Container.
+func (m *Mem) StageBlockFrom(ctx context.Context, name, id string, src blob.Range) error {
+	if err := alive(ctx, "StageBlockFrom", name); err != nil {
+		return err
+	}
+	if src.Offset < 0 || src.Size <= 0 {
+		return fail("StageBlockFrom", name, Err("InvalidRange"))
+	}
+	err := m.writer(name).PutBlockFrom(name, id, m.store, src.Name, src.Offset, src.Size, src.Condition)
+	return fail("StageBlockFrom", name, err)
 }
 
 // CommitBlockList implements blob.Container.
@@ -156,7 +210,7 @@ func (m *Mem) CommitBlockList(ctx context.Context, name string, ids []string, o 
 	for i, id := range ids {
 		refs[i].ID = id
 	}
-	w, err := m.store.PutBlockList(name, refs, o)
+	w, err := m.writer(name).PutBlockList(name, refs, o)
 	return w, fail("CommitBlockList", name, err)
 }
 
@@ -169,12 +223,37 @@ func (m *Mem) BlockList(ctx context.Context, name string) (blob.BlockList, error
 	return l, fail("BlockList", name, err)
 }
 
+// AppendBlock implements blob.Container.
+func (m *Mem) AppendBlock(ctx context.Context, name string, body io.ReadSeeker, size, position int64, c blob.Condition) (blob.Written, error) {
+	if err := alive(ctx, "AppendBlock", name); err != nil {
+		return blob.Written{}, err
+	}
+	if position < 0 {
+		return blob.Written{}, fail("AppendBlock", name, Err("InvalidHeaderValue"))
+	}
+	buf, err := readBody(body, size, blob.MaxAppendSize)
+	if err != nil {
+		return blob.Written{}, fail("AppendBlock", name, err)
+	}
+	w, _, err := m.writer(name).AppendBlock(name, buf, position, c)
+	return w, fail("AppendBlock", name, err)
+}
+
+// Tags implements blob.Container.
+func (m *Mem) Tags(ctx context.Context, name string) (map[string]string, error) {
+	if err := alive(ctx, "Tags", name); err != nil {
+		return nil, err
+	}
+	tags, err := m.store.Tags(name)
+	return tags, fail("Tags", name, err)
+}
+
 // Copy implements blob.Container.
 func (m *Mem) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
 	if err := alive(ctx, "Copy", dst); err != nil {
 		return blob.Written{}, err
 	}
-	w, err := m.store.Copy(dst, src, o)
+	w, err := m.writer(dst).Copy(dst, src, o)
 	return w, fail("Copy", dst, err)
 }
 
@@ -183,7 +262,7 @@ func (m *Mem) SetMetadata(ctx context.Context, name string, metadata map[string]
 	if err := alive(ctx, "SetMetadata", name); err != nil {
 		return blob.Written{}, err
 	}
-	w, err := m.store.SetMetadata(name, metadata, c)
+	w, err := m.writer(name).SetMetadata(name, metadata, c)
 	return w, fail("SetMetadata", name, err)
 }
 
@@ -192,5 +271,40 @@ func (m *Mem) Delete(ctx context.Context, name string, c blob.Condition) error {
 	if err := alive(ctx, "Delete", name); err != nil {
 		return err
 	}
-	return fail("Delete", name, m.store.Delete(name, c))
+	err := m.writer(name).Delete(name, c)
+	if err == nil {
+		m.setLeased(name, false)
+	}
+	return fail("Delete", name, err)
+}
+
+// AcquireLease implements blob.Container.
+func (m *Mem) AcquireLease(ctx context.Context, name string, d time.Duration) error {
+	if err := alive(ctx, "AcquireLease", name); err != nil {
+		return err
+	}
+	_, err := m.store.AcquireLease(name, leaseID(m.secret, name), d, blob.Condition{})
+	if err == nil {
+		m.setLeased(name, true)
+	}
+	return fail("AcquireLease", name, err)
+}
+
+// RenewLease implements blob.Container.
+func (m *Mem) RenewLease(ctx context.Context, name string) error {
+	if err := alive(ctx, "RenewLease", name); err != nil {
+		return err
+	}
+	_, err := m.store.RenewLease(name, leaseID(m.secret, name), blob.Condition{})
+	return fail("RenewLease", name, err)
+}
+
+// ReleaseLease implements blob.Container.
+func (m *Mem) ReleaseLease(ctx context.Context, name string) error {
+	if err := alive(ctx, "ReleaseLease", name); err != nil {
+		return err
+	}
+	m.setLeased(name, false)
+	_, err := m.store.ReleaseLease(name, leaseID(m.secret, name), blob.Condition{})
+	return fail("ReleaseLease", name, err)
 }

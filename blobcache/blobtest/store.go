@@ -26,6 +26,12 @@ type StoreOptions struct {
 // Store holds the blobs of one container, in memory. All methods may be called in parallel. Failures are
 // *blob.Error with the service's code and status.
 type Store struct {
+	*blobs
+	lease string // see WithLease
+}
+
+// blobs are what the views of one Store share.
+type blobs struct {
 	opts StoreOptions
 
 	mu struct {
@@ -37,6 +43,8 @@ type Store struct {
 		blobs btree.Map[string, *record]
 		// staged has the uncommitted blocks by blob name.
 		staged map[string]map[string]content
+		// leases has what became of them, also after their end; the names are those of blobs.
+		leases map[string]lease
 		ticks  uint64 // the last ETag given out
 	}
 }
@@ -47,9 +55,10 @@ type record struct {
 	modified time.Time
 	created  time.Time
 	kind     blob.Kind
-	tier     string
+	tier     string        // empty: not chosen, or not a block blob
 	headers  *blob.Headers // nil: only the default content type
 	metadata map[string]string
+	tags     map[string]string
 	content  content
 	blocks   []committed // nil when the blob was not written by a block list
 }
@@ -62,6 +71,12 @@ type committed struct {
 // defaultContentType is what the service stores when a writer names none ("Put Blob", x-ms-blob-content-type).
 const defaultContentType = "application/octet-stream"
 
+// The tiers that matter here: the one that accounts have by default, and the one that cannot be read.
+const (
+	defaultTier = "Hot"
+	archive     = "Archive"
+)
+
 // maxUncommitted is the number of blocks that may wait for a commit ("Put Block", remarks).
 const maxUncommitted = 100_000
 
@@ -73,9 +88,10 @@ func NewStore(o StoreOptions) *Store {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Store{opts: o}
+	s := &blobs{opts: o}
 	s.mu.staged = map[string]map[string]content{}
-	return s
+	s.mu.leases = map[string]lease{}
+	return &Store{blobs: s}
 }
 
 // stamp gives a new version its ETag and times. The caller holds mu for writing. ETags look like the service's:
@@ -102,7 +118,10 @@ func (r *record) written() blob.Written {
 func (r *record) properties(name string) blob.Properties {
 	p := blob.Properties{
 		Name: name, ETag: formatETag(r.etag), Size: r.content.size(), Modified: r.modified, Created: r.created,
-		Kind: r.kind, Tier: r.tier, Metadata: maps.Clone(r.metadata),
+		Kind: r.kind, Tier: r.tier, Metadata: maps.Clone(r.metadata), TagCount: len(r.tags),
+	}
+	if r.tier == "" && r.kind == blob.BlockBlob {
+		p.Tier, p.TierInferred = defaultTier, true
 	}
 	if r.headers != nil {
 		p.Headers = *r.headers
@@ -122,20 +141,32 @@ func (s *Store) put(name string, r *record) blob.Written {
 
 // newRecord makes a version out of what a writer gave.
 func newRecord(c content, o blob.WriteOptions) (*record, error) {
-	r := &record{content: c, tier: o.Tier}
-	switch o.Tier {
-	case "":
-		r.tier = "Hot"
-	case "Hot", "Cool", "Cold", "Archive":
-	default:
-		return nil, Err("InvalidHeaderValue")
-	}
+	r := &record{content: c, kind: o.Kind}
 	if err := r.setHeaders(o.Headers); err != nil {
 		return nil, err
 	}
 	var err error
+	if r.tier, err = checkTier(o.Kind, o.Tier); err != nil {
+		return nil, err
+	}
+	if r.tags, err = checkTags(o.Tags); err != nil {
+		return nil, err
+	}
 	r.metadata, err = checkMetadata(o.Metadata)
 	return r, err
+}
+
+// checkTier returns the tier that a writer may choose for a blob: only block blobs have one.
+func checkTier(kind blob.Kind, tier string) (string, error) {
+	switch tier {
+	case "":
+		return "", nil
+	case defaultTier, "Cool", "Cold", archive:
+		if kind == blob.BlockBlob {
+			return tier, nil
+		}
+	}
+	return "", Err("InvalidHeaderValue")
 }
 
 func (r *record) setHeaders(h blob.Headers) error {
@@ -249,6 +280,15 @@ func checkChange(r *record, c blob.Condition) error {
 	return checkWrite(r, c)
 }
 
+// checkReplace applies condition and lease of a write that makes a new version of name, out of old or beside it. The
+// caller holds mu.
+func (s *Store) checkReplace(name string, old *record, c blob.Condition) error {
+	if err := checkWrite(old, c); err != nil {
+		return err
+	}
+	return s.checkLease(name)
+}
+
 // get returns the version of name, nil when there is none. The caller holds mu.
 func (s *Store) get(name string) *record {
 	r, _ := s.mu.blobs.Get(name)
@@ -291,7 +331,7 @@ func (s *Store) Get(name string, offset, count int64, c blob.Condition) (blob.Pr
 	if err := checkRead(r, c); err != nil {
 		return blob.Properties{}, Range{}, err
 	}
-	if r.tier == "Archive" {
+	if r.tier == archive {
 		return blob.Properties{}, Range{}, Err("BlobArchived")
 	}
 	size := r.content.size()
@@ -312,7 +352,7 @@ func (s *Store) SetMetadata(name string, metadata map[string]string, c blob.Cond
 		return blob.Written{}, err
 	}
 	return s.change(name, c, func(r *record) error {
-		if r.tier == "Archive" {
+		if r.tier == archive {
 			return Err("BlobArchived")
 		}
 		r.metadata = m
@@ -328,25 +368,17 @@ func (s *Store) SetHeaders(name string, h blob.Headers, c blob.Condition) (blob.
 // SetTier moves a blob to another access tier (Set Blob Tier). Unlike every other change it leaves the ETag and
 // the time alone. Leaving the archive is done at once.
 func (s *Store) SetTier(name, tier string) error {
-	if err := checkName(name); err != nil {
+	return s.amend(name, func(r *record) error {
+		if r.kind != blob.BlockBlob {
+			return Err("InvalidBlobType")
+		}
+		if tier == "" {
+			return Err("InvalidHeaderValue")
+		}
+		var err error
+		r.tier, err = checkTier(r.kind, tier)
 		return err
-	}
-	if !slices.Contains([]string{"Hot", "Cool", "Cold", "Archive"}, tier) {
-		return Err("InvalidHeaderValue")
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.get(name)
-	if old == nil {
-		return Err("BlobNotFound")
-	}
-	if old.kind != blob.BlockBlob {
-		return Err("InvalidBlobType")
-	}
-	r := *old
-	r.tier = tier
-	s.mu.blobs.Set(name, &r)
-	return nil
+	})
 }
 
 // change makes a new version that differs from the current one by what f does.
@@ -360,6 +392,9 @@ func (s *Store) change(name string, c blob.Condition, f func(*record) error) (bl
 	if err := checkChange(old, c); err != nil {
 		return blob.Written{}, err
 	}
+	if err := s.checkLease(name); err != nil {
+		return blob.Written{}, err
+	}
 	r := *old
 	if err := f(&r); err != nil {
 		return blob.Written{}, err
@@ -367,7 +402,7 @@ func (s *Store) change(name string, c blob.Condition, f func(*record) error) (bl
 	return s.put(name, &r), nil
 }
 
-// Delete deletes a blob and its uncommitted blocks (Delete Blob).
+// Delete deletes a blob, its uncommitted blocks and its lease (Delete Blob).
 func (s *Store) Delete(name string, c blob.Condition) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -377,60 +412,11 @@ func (s *Store) Delete(name string, c blob.Condition) error {
 	if err := checkChange(s.get(name), c); err != nil {
 		return err
 	}
+	if err := s.checkLease(name); err != nil {
+		return err
+	}
 	s.mu.blobs.Delete(name)
 	delete(s.mu.staged, name)
+	delete(s.mu.leases, name)
 	return nil
-}
-
-// Copy copies a blob (Copy Blob), as the service does inside an account: content, headers, metadata and committed
-// blocks; the tier is the account's default.
-func (s *Store) Copy(dst, src string, o blob.CopyOptions) (blob.Written, error) {
-	return s.CopyFrom(s, dst, src, o)
-}
-
-// CopyFrom copies a blob of another container.
-func (s *Store) CopyFrom(from *Store, dst, src string, o blob.CopyOptions) (blob.Written, error) {
-	if err := checkName(dst); err != nil {
-		return blob.Written{}, err
-	}
-	if err := checkName(src); err != nil {
-		return blob.Written{}, err
-	}
-	metadata, err := checkMetadata(o.Metadata)
-	if err != nil {
-		return blob.Written{}, err
-	}
-	// The locks of both containers are never held together: the record is immutable.
-	source := from.current(src)
-	if source == nil {
-		return blob.Written{}, Err("BlobNotFound")
-	}
-	if checkChange(source, o.Source) != nil {
-		return blob.Written{}, Err("SourceConditionNotMet")
-	}
-	if source.tier == "Archive" {
-		return blob.Written{}, Err("BlobArchived")
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.get(dst)
-	if err := checkWrite(old, o.Condition); err != nil {
-		return blob.Written{}, err
-	}
-	if old != nil && old.kind != source.kind {
-		return blob.Written{}, Err("InvalidBlobType")
-	}
-	r := *source
-	r.created = time.Time{}
-	if old != nil {
-		r.created = old.created
-	}
-	if r.kind == blob.BlockBlob {
-		r.tier = "Hot"
-	}
-	if o.Metadata != nil {
-		r.metadata = metadata
-	}
-	delete(s.mu.staged, dst)
-	return s.put(dst, &r), nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"blobmount/blobcache/blob"
 )
@@ -73,8 +74,8 @@ func (t *Trace) Count(op string) int {
 	return sum
 }
 
-// Bytes returns the content that went through a method: read from the bodies of "ReadAt", or given to "Upload" and
-// "StageBlock" calls that succeeded.
+// Bytes returns the content that went through a method: read from the bodies of "ReadAt", or given to "Upload",
+// "StageBlock" and "AppendBlock" calls that succeeded.
 func (t *Trace) Bytes(op string) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -212,6 +213,15 @@ func (t *Trace) StageBlock(ctx context.Context, name, id string, body io.ReadSee
 	return err
 }
 
+// StageBlockFrom implements blob.Container.
+func (t *Trace) StageBlockFrom(ctx context.Context, name, id string, src blob.Range) error {
+	end := t.record("StageBlockFrom", name, blob.Condition{},
+		fmt.Sprintf("from %s %d+%d", src.Name, src.Offset, src.Size)+conditionText("source-", src.Condition))
+	err := t.inner.StageBlockFrom(ctx, name, id, src)
+	end(err)
+	return err
+}
+
 // CommitBlockList implements blob.Container.
 func (t *Trace) CommitBlockList(ctx context.Context, name string, ids []string, o blob.WriteOptions) (blob.Written, error) {
 	end := t.record("CommitBlockList", name, o.Condition, fmt.Sprintf("blocks=%d", len(ids)))
@@ -226,6 +236,25 @@ func (t *Trace) BlockList(ctx context.Context, name string) (blob.BlockList, err
 	l, err := t.inner.BlockList(ctx, name)
 	end(err)
 	return l, err
+}
+
+// AppendBlock implements blob.Container.
+func (t *Trace) AppendBlock(ctx context.Context, name string, body io.ReadSeeker, size, position int64, c blob.Condition) (blob.Written, error) {
+	end := t.record("AppendBlock", name, c, fmt.Sprintf("%d+%d", position, size))
+	w, err := t.inner.AppendBlock(ctx, name, body, size, position, c)
+	end(err)
+	if err == nil {
+		t.addBytes("AppendBlock", size)
+	}
+	return w, err
+}
+
+// Tags implements blob.Container.
+func (t *Trace) Tags(ctx context.Context, name string) (map[string]string, error) {
+	end := t.record("Tags", name, blob.Condition{})
+	tags, err := t.inner.Tags(ctx, name)
+	end(err)
+	return tags, err
 }
 
 // Copy implements blob.Container.
@@ -248,6 +277,30 @@ func (t *Trace) SetMetadata(ctx context.Context, name string, metadata map[strin
 func (t *Trace) Delete(ctx context.Context, name string, c blob.Condition) error {
 	end := t.record("Delete", name, c)
 	err := t.inner.Delete(ctx, name, c)
+	end(err)
+	return err
+}
+
+// AcquireLease implements blob.Container.
+func (t *Trace) AcquireLease(ctx context.Context, name string, d time.Duration) error {
+	end := t.record("AcquireLease", name, blob.Condition{}, d)
+	err := t.inner.AcquireLease(ctx, name, d)
+	end(err)
+	return err
+}
+
+// RenewLease implements blob.Container.
+func (t *Trace) RenewLease(ctx context.Context, name string) error {
+	end := t.record("RenewLease", name, blob.Condition{})
+	err := t.inner.RenewLease(ctx, name)
+	end(err)
+	return err
+}
+
+// ReleaseLease implements blob.Container.
+func (t *Trace) ReleaseLease(ctx context.Context, name string) error {
+	end := t.record("ReleaseLease", name, blob.Condition{})
+	err := t.inner.ReleaseLease(ctx, name)
 	end(err)
 	return err
 }

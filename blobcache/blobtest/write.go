@@ -13,17 +13,20 @@ func (s *Store) Put(name string, body []byte, o blob.WriteOptions) (blob.Written
 	if int64(len(body)) > blob.MaxUploadSize {
 		return blob.Written{}, Err("RequestBodyTooLarge")
 	}
-	return s.replace(name, blob.BlockBlob, bytesContent(body), o)
+	o.Kind = blob.BlockBlob
+	return s.replace(name, bytesContent(body), o)
 }
 
 // PutSynthetic creates or replaces a block blob of any size whose bytes gen makes when they are read.
 func (s *Store) PutSynthetic(name string, size int64, gen Generator, o blob.WriteOptions) (blob.Written, error) {
-	return s.replace(name, blob.BlockBlob, syntheticContent(size, gen), o)
+	o.Kind = blob.BlockBlob
+	return s.replace(name, syntheticContent(size, gen), o)
 }
 
 // PutAppend creates or replaces an append blob with the given first content (Put Blob, and Append Block).
 func (s *Store) PutAppend(name string, body []byte, o blob.WriteOptions) (blob.Written, error) {
-	return s.replace(name, blob.AppendBlob, bytesContent(body), o)
+	o.Kind = blob.AppendBlob
+	return s.replace(name, bytesContent(body), o)
 }
 
 // PutPage creates or replaces a page blob (Put Blob, and Put Page). Its size must be a multiple of 512 bytes.
@@ -31,10 +34,11 @@ func (s *Store) PutPage(name string, body []byte, o blob.WriteOptions) (blob.Wri
 	if len(body)%512 != 0 {
 		return blob.Written{}, Err("InvalidHeaderValue")
 	}
-	return s.replace(name, blob.PageBlob, bytesContent(body), o)
+	o.Kind = blob.PageBlob
+	return s.replace(name, bytesContent(body), o)
 }
 
-func (s *Store) replace(name string, kind blob.Kind, c content, o blob.WriteOptions) (blob.Written, error) {
+func (s *Store) replace(name string, c content, o blob.WriteOptions) (blob.Written, error) {
 	if err := checkName(name); err != nil {
 		return blob.Written{}, err
 	}
@@ -42,17 +46,10 @@ func (s *Store) replace(name string, kind blob.Kind, c content, o blob.WriteOpti
 	if err != nil {
 		return blob.Written{}, err
 	}
-	r.kind = kind
-	if kind != blob.BlockBlob {
-		if o.Tier != "" {
-			return blob.Written{}, Err("InvalidHeaderValue")
-		}
-		r.tier = ""
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.get(name)
-	if err := checkWrite(old, o.Condition); err != nil {
+	if err := s.checkReplace(name, old, o.Condition); err != nil {
 		return blob.Written{}, err
 	}
 	if old != nil {
@@ -65,6 +62,12 @@ func (s *Store) replace(name string, kind blob.Kind, c content, o blob.WriteOpti
 // AppendBlock adds to the end of an append blob (Append Block) and returns the offset at which it was added. A
 // negative position is no condition on it. The Store owns body.
 func (s *Store) AppendBlock(name string, body []byte, position int64, c blob.Condition) (blob.Written, int64, error) {
+	if len(body) == 0 {
+		return blob.Written{}, 0, Err("InvalidHeaderValue") // "Append Block": Content-Length must not be zero
+	}
+	if int64(len(body)) > blob.MaxAppendSize {
+		return blob.Written{}, 0, Err("RequestBodyTooLarge")
+	}
 	var at int64
 	w, err := s.change(name, c, func(r *record) error {
 		if r.kind != blob.AppendBlob {
@@ -122,6 +125,9 @@ func (s *Store) stage(name, id string, c content) error {
 	if r := s.get(name); r != nil && r.kind != blob.BlockBlob {
 		return Err("InvalidBlobType")
 	}
+	if err := s.checkLease(name); err != nil {
+		return err
+	}
 	blocks := s.mu.staged[name]
 	for other := range blocks {
 		if len(other) != len(id) {
@@ -165,6 +171,9 @@ func (s *Store) PutBlockList(name string, refs []BlockRef, o blob.WriteOptions) 
 	if len(refs) > blob.MaxBlocks {
 		return blob.Written{}, Err("BlockListTooLong")
 	}
+	if o.Kind != blob.BlockBlob {
+		return blob.Written{}, Err("InvalidBlobType")
+	}
 	r, err := newRecord(content{}, o)
 	if err != nil {
 		return blob.Written{}, err
@@ -172,7 +181,7 @@ func (s *Store) PutBlockList(name string, refs []BlockRef, o blob.WriteOptions) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.get(name)
-	if err := checkWrite(old, o.Condition); err != nil {
+	if err := s.checkReplace(name, old, o.Condition); err != nil {
 		return blob.Written{}, err
 	}
 	have := map[string]content{}

@@ -70,9 +70,9 @@ func (q *request) copyBlob() error {
 	if err != nil {
 		return err
 	}
-	w, err := store.CopyFrom(from, q.blob, name, blob.CopyOptions{
+	w, err := store.CopyFrom(from, q.blob, name, blobtest.CopyOptions{CopyOptions: blob.CopyOptions{
 		Source: q.condition("x-ms-source-"), Condition: q.condition(""), Metadata: q.metadata(),
-	})
+	}})
 	if err != nil {
 		return err
 	}
