@@ -17,7 +17,7 @@ import (
 	"blobmount/integration/blobserver"
 )
 
-// TestMain lets the test binary be the readers' processes too.
+// TestMain lets the test binary be the workers' processes too.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == asWorker {
 		if err := work(os.Stdin, os.Stdout); err != nil {
@@ -29,13 +29,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+func needsMounts(t *testing.T) {
+	t.Helper()
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil || os.Geteuid() != 0 {
+		t.Skipf("needs root and FUSE: %v", err)
+	}
+	f.Close()
+}
+
 // The program measures: a few workloads of each kind, as small as they get, on real mounts.
 func TestSmall(t *testing.T) {
-	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil || os.Geteuid() != 0 {
-		t.Skipf("needs root and FUSE: %v", err)
-	} else {
-		f.Close()
-	}
+	needsMounts(t)
 	t.Chdir("../..")
 	dir := t.TempDir()
 	var out bytes.Buffer
@@ -171,8 +176,8 @@ func TestMisses(t *testing.T) {
 	sec := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 	ref := measure{took: sec(1), asked: 100}
 	good := line{
-		row:     row{unit: mibRate, target: 0.5, maxRSS: 1000, maxFetched: 2},
-		samples: []sample{{ref, measure{took: sec(4), asked: 100}}, {ref, measure{took: sec(2), asked: 100, rss: 1000, counted: true, fetched: 200}}, {ref, measure{took: sec(1), asked: 100}}},
+		row:     row{unit: mibRate, target: 0.5, maxRSS: 1000, maxFetched: 2, maxWrites: 7},
+		samples: []sample{{ref, measure{took: sec(4), asked: 100}}, {ref, measure{took: sec(2), asked: 100, rss: 1000, counted: true, fetched: 200, writes: 7}}, {ref, measure{took: sec(1), asked: 100}}},
 	}
 	if m := good.misses(); m != nil || good.ratio() != 0.5 {
 		t.Errorf("%v, ratio %v", m, good.ratio())
@@ -181,6 +186,7 @@ func TestMisses(t *testing.T) {
 		"ratio":                   func(l *line) { l.samples[1].got.took = sec(2.1) },
 		"RSS above 0 MiB":         func(l *line) { l.samples[0].got.rss = 1001 },
 		"more than 2 bytes":       func(l *line) { l.samples[2].got.fetched = 201 },
+		"more than 7 write":       func(l *line) { l.samples[2].got.writes = 8 },
 		"asked the service for d": func(l *line) { l.noData = true },
 		"the daemon was busy":     func(l *line) { l.kernel, l.samples[0].got.cpu = true, sec(0.4) },
 	} {

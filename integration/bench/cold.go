@@ -120,7 +120,7 @@ func observed(ctx context.Context, s *service, m *mount, side func() (measure, e
 	}
 	after, err := m.usage()
 	got.rss, got.cpu = after.rss, after.cpu-before.cpu
-	got.counted, got.requests, got.fetched = true, stats.Total(), stats.BytesOut
+	got.count(stats)
 	return got, err
 }
 

@@ -36,7 +36,7 @@ var (
 	}}
 )
 
-// container has all synthetic blobs.
+// container has all blobs.
 const container = "data"
 
 // lab is where the workloads run: a scratch directory with the two programs in it, and what is to be cleaned up. It is
@@ -125,7 +125,7 @@ type service struct {
 }
 
 func (l *lab) service(ctx context.Context, p preset, sets ...blobserver.Synthetic) (*service, error) {
-	args := []string{"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--anonymous",
+	args := []string{"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--anonymous", "--container", container,
 		"--latency", p.shape.Latency.String(), "--jitter", p.shape.Jitter.String(),
 		"--conn-bandwidth", strconv.FormatInt(p.shape.ConnBandwidth, 10), "--total-bandwidth", strconv.FormatInt(p.shape.TotalBandwidth, 10)}
 	for _, s := range sets {

@@ -71,12 +71,12 @@ func (r *report) markdown(w io.Writer) {
 		fmt.Fprintf(w, `
 Each row compares a workload on a mount with a reference in the same run. Service, daemon and readers share the
 machine, so the rates say little and the ratios much. Rates, ratios, requests and processor time are medians of the
-runs, with the least and greatest ratio in brackets; peak RSS and bytes fetched for each byte asked are the worst of the
-runs. The service is the embedded one: `+"`lan`"+` has no delay; `+"`azure`"+` waits %v to %v before each first byte, and
-sends %d MiB/s over one connection and %d MiB/s over all.
+runs, with the least and greatest ratio in brackets; peak RSS and bytes fetched or uploaded for each byte asked are the
+worst of the runs. The service is the embedded one: `+"`lan`"+` has no delay; `+"`azure`"+` waits %v to %v before each first byte, and
+takes and sends %d MiB/s over one connection and %d MiB/s over all. What else is slow on purpose, the row says.
 
-| workload | reference | reference rate | rate | ratio | at least | peak RSS | CPU of the daemon | requests | fetched / asked | |
-|---|---|---|---|---|---|---|---|---|---|---|
+| workload | reference | reference rate | rate | ratio | at least | peak RSS | CPU of the daemon | requests (writes) | fetched / asked | uploaded / asked | |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 `, azure.shape.Latency, azure.shape.Latency+azure.shape.Jitter, azure.shape.ConnBandwidth>>20, azure.shape.TotalBandwidth>>20)
 	}
 	for _, l := range r.lines {
@@ -100,10 +100,14 @@ func (l line) markdown() string {
 	for _, s := range l.samples {
 		least, most = min(least, s.ratio()), max(most, s.ratio())
 	}
-	requests, fetched := "", ""
+	requests, fetched, uploaded := "", "", ""
 	if l.asksService() {
 		requests = fmt.Sprintf("%.0f", median(l.samples, func(s sample) float64 { return float64(s.got.requests) }))
+		if n := l.writes(); n > 0 {
+			requests += fmt.Sprintf(" (%d)", n)
+		}
 		fetched = fmt.Sprintf("%.2f", l.fetchedPerAsked())
+		uploaded = fmt.Sprintf("%.2f", l.uploadedPerAsked())
 	}
 	verdict := "met"
 	if m := l.misses(); len(m) > 0 {
@@ -116,7 +120,7 @@ func (l line) markdown() string {
 		fmt.Sprintf("%.2f (%.2f–%.2f)", l.ratio(), least, most), fmt.Sprintf("%.2f", l.target),
 		size(l.peakRSS()),
 		fmt.Sprintf("%.2f s", median(l.samples, func(s sample) float64 { return s.got.cpu.Seconds() })),
-		requests, fetched, verdict,
+		requests, fetched, uploaded, verdict,
 	}
 	return "| " + strings.Join(cells, " | ") + " |"
 }

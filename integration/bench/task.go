@@ -13,21 +13,23 @@ import (
 	"time"
 )
 
-// A task is what one child process does: read files, or download blobs. The parent sends it as one line of JSON; the
+// A task is what one child process does: read or write files, or download or upload blobs. The parent sends it as one line of JSON; the
 // child answers with a line when it is ready to begin, begins when it gets the next line, and answers with a result
 // when it has ended. So the time that is measured has no start of processes in it.
 type task struct {
 	Op    string // one of the operations below
 	Files []file
-	// Block is the size of one read, or of one ranged request, in bytes.
+	// Block is the size of one read or write, of one ranged request, or of one uploaded block, in bytes.
 	Block int64 `json:",omitempty"`
 	// Count is how many random reads each thread makes; their places depend on Seed.
 	Count   int    `json:",omitempty"`
 	Seed    uint64 `json:",omitempty"`
-	Threads int    `json:",omitempty"` // readers, or connections; 0 means 1
+	Threads int    `json:",omitempty"` // readers, connections, or uploads under way; 0 means 1
 	Spans   []span `json:",omitempty"` // what to read of the only file, in order; empty for all of every file
 	MMap    bool   `json:",omitempty"` // read by copying out of a mapping
 	Out     string `json:",omitempty"` // where download writes
+	// Connection is the connection string of the service that is uploaded to, which is an embedded one.
+	Connection string `json:",omitempty"`
 	// CheckEvery is after how many bytes read 4 KiB are compared with the content that the name of the blob decides.
 	// The smallest value, 1, compares something of every read.
 	CheckEvery int64 `json:",omitempty"`
@@ -41,9 +43,12 @@ const (
 	opRandom   = "random"   // Count blocks at random places of the only file, in each thread
 	opFiles    = "files"    // each file whole: open, read, compare its checksum, close
 	opDownload = "download" // blobs by URL, into Out
+	opWrite    = "write"    // each file new: create, write in blocks, close
+	opUpload   = "upload"   // one blob after the other, in blocks, Threads of them under way
+	opPut      = "put"      // each blob by one request, Threads of them under way
 )
 
-// file is one thing to read.
+// file is one thing to read or to write.
 type file struct {
 	Path string // of a file, or the URL of a blob
 	Name string // of the blob, which decides the content
@@ -56,7 +61,7 @@ type span struct{ Off, Len int64 }
 
 // result is what a child has done.
 type result struct {
-	Bytes, Reads int64
+	Bytes, Reads int64  // Reads counts files where files are written
 	Failed       int64  `json:",omitempty"` // reads, of a survey
 	Error        string `json:",omitempty"`
 }
@@ -106,6 +111,12 @@ func (t task) prepare() (func() (result, error), error) {
 		return t.files, nil
 	case t.Op == opDownload:
 		return t.download()
+	case t.Op == opWrite:
+		return t.write, nil
+	case t.Op == opUpload:
+		return t.upload()
+	case t.Op == opPut:
+		return t.put()
 	}
 	return nil, fmt.Errorf("no operation %q", t.Op)
 }
@@ -140,7 +151,7 @@ func startChild(ctx context.Context, t task) (*child, error) {
 		return nil, c.end(err)
 	}
 	if line, err := c.out.ReadString('\n'); err != nil || line != "ready\n" {
-		return nil, c.end(fmt.Errorf("reader did not start: %q, %w", line, err))
+		return nil, c.end(fmt.Errorf("worker did not start: %q, %w", line, err))
 	}
 	return c, nil
 }

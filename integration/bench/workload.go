@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"blobmount/integration/blobserver"
 )
 
 // workload measures some rows of the table, together because they need the same preparation.
@@ -22,6 +24,7 @@ type row struct {
 	target          float64 // least ratio of the rates
 	// Further conditions, where they are not zero.
 	maxRSS     int64   // bytes, of the daemon at its peak
+	maxWrites  int64   // requests that change something in the service
 	maxFetched float64 // bytes from the service for each byte asked
 	noData     bool    // no byte from the service
 	kernel     bool    // the kernel reads by itself: the daemon has next to nothing to do
@@ -42,13 +45,16 @@ var (
 // measure is what one side did once.
 type measure struct {
 	took     time.Duration
-	asked    int64 // bytes that the readers asked for
-	reads    int64
+	asked    int64         // bytes that the readers asked for, or the writers wrote
+	reads    int64         // or files written
 	rss      int64         // of the daemon, at its peak
 	cpu      time.Duration // of the daemon
 	counted  bool          // the service counted what follows
 	requests int64
+	writes   int64 // those of them that change something
+	blocks   int64 // those of them that upload a block
 	fetched  int64 // bytes of blobs that the service sent
+	uploaded int64 // bytes of blobs, blocks and block lists that it got
 }
 
 // add counts what was done once more.
@@ -60,13 +66,28 @@ func (m *measure) add(n measure) {
 	m.cpu += n.cpu
 	m.counted = m.counted || n.counted
 	m.requests += n.requests
+	m.writes += n.writes
+	m.blocks += n.blocks
 	m.fetched += n.fetched
+	m.uploaded += n.uploaded
+}
+
+// reading are the operations that change nothing in the service.
+var reading = []string{"GetBlob", "GetBlobProperties", "GetBlockList", "ListBlobs", "GetContainerProperties", "GetAccountInformation"}
+
+// count notes what the service counted.
+func (m *measure) count(s blobserver.Stats) {
+	m.counted, m.requests, m.fetched, m.uploaded = true, s.Total(), s.BytesOut, s.BytesIn
+	m.blocks, m.writes = s.Requests["PutBlock"], m.requests
+	for _, op := range reading {
+		m.writes -= s.Requests[op]
+	}
 }
 
 // sample is one comparison.
 type sample struct{ ref, got measure }
 
-// ratio returns how many times as fast as the reference it was, by the bytes that either read.
+// ratio returns how many times as fast as the reference it was, by the bytes that either read or wrote.
 func (s sample) ratio() float64 {
 	return float64(s.got.asked) / s.got.took.Seconds() / (float64(s.ref.asked) / s.ref.took.Seconds())
 }
@@ -105,6 +126,22 @@ func (l line) fetchedPerAsked() (f float64) {
 	return f
 }
 
+// uploadedPerAsked returns the most bytes that were uploaded for a byte written, of all runs.
+func (l line) uploadedPerAsked() (f float64) {
+	for _, s := range l.samples {
+		f = max(f, float64(s.got.uploaded)/float64(s.got.asked))
+	}
+	return f
+}
+
+// writes is the highest of all runs.
+func (l line) writes() (n int64) {
+	for _, s := range l.samples {
+		n = max(n, s.got.writes)
+	}
+	return n
+}
+
 // asksService reports whether what was asked of the service was counted.
 func (l line) asksService() bool {
 	return slices.ContainsFunc(l.samples, func(s sample) bool { return s.got.counted })
@@ -118,6 +155,9 @@ func (l line) misses() []string {
 	}
 	if l.maxRSS > 0 && l.peakRSS() > l.maxRSS {
 		m = append(m, fmt.Sprintf("RSS above %d MiB", l.maxRSS>>20))
+	}
+	if l.maxWrites > 0 && l.writes() > l.maxWrites {
+		m = append(m, fmt.Sprintf("more than %d write requests", l.maxWrites))
 	}
 	if l.maxFetched > 0 && l.fetchedPerAsked() > l.maxFetched {
 		m = append(m, fmt.Sprintf("more than %g bytes fetched for one", l.maxFetched))
