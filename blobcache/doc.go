@@ -12,9 +12,9 @@
 //
 //	DIR/format                      "blobmount cache 1"
 //	DIR/usage                       bytes in use, shared by all processes (a mapped counter)
-//	DIR/v1/ab/cd/<28 hex>.blob      a complete version at its natural offsets
-//	DIR/v1/ab/cd/<28 hex>.part      an incomplete one, sparse
-//	DIR/v1/ab/cd/<28 hex>.map       which grains of it are there, and the CRC-32C of each
+//	DIR/v1/ab/c/<29 hex>.blob       a complete version at its natural offsets
+//	DIR/v1/ab/c/<29 hex>.part       an incomplete one, sparse
+//	DIR/v1/ab/c/<29 hex>.map        which grains of it are there, and the CRC-32C of each
 //	DIR/staging/<pid>-<random>/     one process's staging files
 //
 // The directory is its own index: whether a version is cached is answered by opening its path. Nothing is scanned

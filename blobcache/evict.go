@@ -82,9 +82,9 @@ func (c *Cache) sample() []candidate {
 					continue
 				}
 				out = append(out, candidate{filepath.Join(dir, base), time.Unix(st.Atim.Unix()), st.Blocks * 512})
-			}
-			if len(out) >= sampleSize {
-				return out
+				if len(out) >= sampleSize {
+					return out
+				}
 			}
 		}
 	}

@@ -105,7 +105,7 @@ func fillCache(ctx context.Context, cache string, n int) error {
 				}
 				_, _ = rand.Read(k[:]) // never fails
 				x := hex.EncodeToString(k[:])
-				path := filepath.Join(root, x[:2], x[2:4], x[4:]+".blob")
+				path := filepath.Join(root, x[:2], x[2:3], x[3:]+".blob")
 				err := os.WriteFile(path, k[:], 0o600)
 				if errors.Is(err, fs.ErrNotExist) {
 					if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
