@@ -48,7 +48,7 @@ func (s *service) duplicate(ctx context.Context, name, source string) error {
 	return err
 }
 
-// delete gives back the memory of blobs that were uploaded.
+// delete deletes blobs.
 func (s *service) delete(ctx context.Context, files []file) error {
 	client, err := sdk(s.connection, 1)
 	if err != nil {

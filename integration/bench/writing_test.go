@@ -90,14 +90,14 @@ func TestUpload(t *testing.T) {
 		if m.requests != m.writes || m.blocks != want["PutBlock"] || m.writes != want["PutBlob"]+want["PutBlock"]+want["PutBlockList"] || m.uploaded < 20*set.Size {
 			t.Errorf("%s: %+v", op, m)
 		}
-		if err := s.verify(t.Context(), x.Files); err != nil {
+		if err := (writing{size: set.Size}).verify(t.Context(), s, x.Files); err != nil {
 			t.Errorf("%s: %v", op, err)
 		}
 		if n := server.Store(container).Len(); n != 0 {
 			t.Errorf("%s: %d blobs are left", op, n)
 		}
 	}
-	if err := s.verify(t.Context(), s.blobs(set)); err == nil {
+	if err := (writing{}).verify(t.Context(), s, s.blobs(set)); err == nil {
 		t.Error("blobs that are not there are no error")
 	}
 }
