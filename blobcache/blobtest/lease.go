@@ -1,8 +1,6 @@
 package blobtest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"time"
 
 	"blobmount/blobcache/blob"
@@ -160,12 +158,4 @@ func (s *Store) onLease(name string, c blob.Condition, f func(*record, lease) (l
 		s.mu.leases[name] = l
 	}
 	return r.written(), nil
-}
-
-// leaseID returns the id, in the form of a UUID, under which a container leases a blob. It depends on both only: so
-// a repeated AcquireLease whose first answer was lost finds its own lease.
-func leaseID(secret [16]byte, name string) string {
-	sum := sha256.Sum256(append(secret[:], name...))
-	h := hex.EncodeToString(sum[:16])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }

@@ -2,13 +2,11 @@ package blobtest
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"blobmount/blobcache/blob"
@@ -20,20 +18,13 @@ var _ blob.Container = (*Mem)(nil)
 type Mem struct {
 	store  *Store
 	url    string
-	secret [16]byte // of the ids of its leases
-	mu     struct {
-		sync.Mutex
-		leased map[string]bool // blobs whose writes carry the id of a lease
-	}
+	leases *blob.Leases
 }
 
 // NewContainer returns the container whose blobs s holds. The url is its address, without a slash at the end. Several
 // containers over one store are what several hosts are over one service: each has its own leases.
 func NewContainer(s *Store, url string) *Mem {
-	m := &Mem{store: s, url: url}
-	rand.Read(m.secret[:])
-	m.mu.leased = map[string]bool{}
-	return m
+	return &Mem{s, url, blob.NewLeases()}
 }
 
 // Store returns the blobs, for tests that arrange or inspect them behind the container's back.
@@ -138,22 +129,7 @@ func readBody(body io.ReadSeeker, size, limit int64) ([]byte, error) {
 
 // writer returns the store for a write of the blob, with its lease if there is one.
 func (m *Mem) writer(name string) *Store {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.mu.leased[name] {
-		return m.store.WithLease(leaseID(m.secret, name))
-	}
-	return m.store
-}
-
-func (m *Mem) setLeased(name string, leased bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if leased {
-		m.mu.leased[name] = true
-	} else {
-		delete(m.mu.leased, name)
-	}
+	return m.store.WithLease(m.leases.Held(name))
 }
 
 // Upload implements blob.Container.
@@ -235,7 +211,7 @@ func (m *Mem) AppendBlock(ctx context.Context, name string, body io.ReadSeeker, 
 	if err != nil {
 		return blob.Written{}, fail("AppendBlock", name, err)
 	}
-	w, _, err := m.writer(name).AppendBlock(name, buf, position, c)
+	w, _, err := m.writer(name).AppendBlock(name, buf, AppendCondition{c, position, -1})
 	return w, fail("AppendBlock", name, err)
 }
 
@@ -273,7 +249,7 @@ func (m *Mem) Delete(ctx context.Context, name string, c blob.Condition) error {
 	}
 	err := m.writer(name).Delete(name, c)
 	if err == nil {
-		m.setLeased(name, false)
+		m.leases.Forget(name)
 	}
 	return fail("Delete", name, err)
 }
@@ -283,9 +259,9 @@ func (m *Mem) AcquireLease(ctx context.Context, name string, d time.Duration) er
 	if err := alive(ctx, "AcquireLease", name); err != nil {
 		return err
 	}
-	_, err := m.store.AcquireLease(name, leaseID(m.secret, name), d, blob.Condition{})
+	_, err := m.store.AcquireLease(name, m.leases.ID(name), d, blob.Condition{})
 	if err == nil {
-		m.setLeased(name, true)
+		m.leases.Set(name)
 	}
 	return fail("AcquireLease", name, err)
 }
@@ -295,7 +271,7 @@ func (m *Mem) RenewLease(ctx context.Context, name string) error {
 	if err := alive(ctx, "RenewLease", name); err != nil {
 		return err
 	}
-	_, err := m.store.RenewLease(name, leaseID(m.secret, name), blob.Condition{})
+	_, err := m.store.RenewLease(name, m.leases.ID(name), blob.Condition{})
 	return fail("RenewLease", name, err)
 }
 
@@ -304,7 +280,7 @@ func (m *Mem) ReleaseLease(ctx context.Context, name string) error {
 	if err := alive(ctx, "ReleaseLease", name); err != nil {
 		return err
 	}
-	m.setLeased(name, false)
-	_, err := m.store.ReleaseLease(name, leaseID(m.secret, name), blob.Condition{})
+	m.leases.Forget(name)
+	_, err := m.store.ReleaseLease(name, m.leases.ID(name), blob.Condition{})
 	return fail("ReleaseLease", name, err)
 }

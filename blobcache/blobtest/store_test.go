@@ -183,10 +183,10 @@ func TestKinds(t *testing.T) {
 	if _, err := s.PutAppend("log", []byte("one,"), blob.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, at, err := s.AppendBlock("log", []byte("two"), 4, blob.Condition{}); err != nil || at != 4 {
+	if _, at, err := s.AppendBlock("log", []byte("two"), AppendCondition{Position: 4, MaxSize: 7}); err != nil || at != 4 {
 		t.Fatalf("appended at %d, %v", at, err)
 	}
-	if _, _, err := s.AppendBlock("log", []byte("x"), 4, blob.Condition{}); !blob.Is(err, blob.ConditionNotMet) {
+	if _, _, err := s.AppendBlock("log", []byte("x"), AppendCondition{Position: 4, MaxSize: -1}); !blob.Is(err, blob.ConditionNotMet) {
 		t.Errorf("append at a position that has passed: %v", err)
 	}
 	if _, err := s.PutPage("disk", make([]byte, 1024), blob.WriteOptions{}); err != nil {

@@ -59,9 +59,16 @@ func (s *Store) replace(name string, c content, o blob.WriteOptions) (blob.Writt
 	return s.put(name, r), nil
 }
 
-// AppendBlock adds to the end of an append blob (Append Block) and returns the offset at which it was added. A
-// negative position is no condition on it. The Store owns body.
-func (s *Store) AppendBlock(name string, body []byte, position int64, c blob.Condition) (blob.Written, int64, error) {
+// AppendCondition is the condition of AppendBlock.
+type AppendCondition struct {
+	blob.Condition
+	Position int64 // the size before (x-ms-blob-condition-appendpos); negative for any
+	MaxSize  int64 // the largest size after (x-ms-blob-condition-maxsize); negative for any
+}
+
+// AppendBlock adds to the end of an append blob (Append Block) and returns the offset at which it was added. The Store
+// owns body.
+func (s *Store) AppendBlock(name string, body []byte, c AppendCondition) (blob.Written, int64, error) {
 	if len(body) == 0 {
 		return blob.Written{}, 0, Err("InvalidHeaderValue") // "Append Block": Content-Length must not be zero
 	}
@@ -69,12 +76,15 @@ func (s *Store) AppendBlock(name string, body []byte, position int64, c blob.Con
 		return blob.Written{}, 0, Err("RequestBodyTooLarge")
 	}
 	var at int64
-	w, err := s.change(name, c, func(r *record) error {
+	w, err := s.change(name, c.Condition, func(r *record) error {
 		if r.kind != blob.AppendBlob {
 			return Err("InvalidBlobType")
 		}
-		if at = r.content.size(); position >= 0 && position != at {
+		if at = r.content.size(); c.Position >= 0 && c.Position != at {
 			return Err("AppendPositionConditionNotMet")
+		}
+		if c.MaxSize >= 0 && at+int64(len(body)) > c.MaxSize {
+			return Err("MaxBlobSizeConditionNotMet")
 		}
 		r.content = concat([]content{r.content, bytesContent(body)})
 		return nil

@@ -107,7 +107,7 @@ func (q *request) listBlobs() error {
 	body.WriteString("<Blobs>")
 	metadata := slices.Contains(include, "metadata")
 	for _, p := range page.Blobs {
-		listedBlob(body, p, metadata)
+		listedBlob(body, p, store.LeaseState(p.Name), metadata)
 	}
 	for _, prefix := range page.Prefixes {
 		body.WriteString("<BlobPrefix>")
@@ -149,7 +149,7 @@ func notXML(r rune) bool {
 	return r < ' ' && r != '\t' && r != '\n' || r == 0xFFFE || r == 0xFFFF
 }
 
-func listedBlob(b *bytes.Buffer, p blob.Properties, metadata bool) {
+func listedBlob(b *bytes.Buffer, p blob.Properties, lease blobtest.LeaseState, metadata bool) {
 	b.WriteString("<Blob>")
 	nameElement(b, p.Name)
 	b.WriteString("<Properties>")
@@ -167,8 +167,16 @@ func listedBlob(b *bytes.Buffer, p blob.Properties, metadata bool) {
 	element(b, "Content-Disposition", p.Headers.ContentDisposition)
 	element(b, "BlobType", kindNames[p.Kind])
 	element(b, "AccessTier", p.Tier)
-	b.WriteString("<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>" +
-		"<ServerEncrypted>true</ServerEncrypted></Properties>")
+	if p.TierInferred {
+		element(b, "AccessTierInferred", "true")
+	}
+	element(b, "LeaseStatus", leaseStatus(lease))
+	element(b, "LeaseState", string(lease))
+	element(b, "ServerEncrypted", "true")
+	if p.TagCount > 0 {
+		element(b, "TagCount", strconv.Itoa(p.TagCount))
+	}
+	b.WriteString("</Properties>")
 	if metadata {
 		b.WriteString("<Metadata>")
 		for name, value := range p.Metadata {

@@ -1,6 +1,7 @@
 package blobserver
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -9,26 +10,55 @@ import (
 	"blobmount/blobcache/blobtest"
 )
 
-// source returns the blob that x-ms-copy-source names. It must be one of this server, whose own signature on the
-// request covers it.
-func (q *request) source() (*blobtest.Store, string, error) {
+// source is the blob that x-ms-copy-source names.
+type source struct {
+	store           *blobtest.Store
+	container, name string
+	query           url.Values
+}
+
+// source finds the blob to read, which must be one of this server.
+func (q *request) source() (source, error) {
 	u, err := url.Parse(q.r.Header.Get("x-ms-copy-source"))
 	if err != nil {
-		return nil, "", blobtest.Err("InvalidHeaderValue")
+		return source{}, blobtest.Err("InvalidHeaderValue")
 	}
 	path, ok := strings.CutPrefix(u.Path, "/"+q.s.opts.Account+"/")
 	container, name, found := strings.Cut(path, "/")
 	if !ok || !found || u.Host != q.r.Host || name == "" {
-		return nil, "", blobtest.Err("CannotVerifyCopySource")
+		return source{}, blobtest.Err("CannotVerifyCopySource")
 	}
-	if u.Query().Get("snapshot") != "" || u.Query().Get("versionid") != "" {
-		return nil, "", blobtest.Err("UnsupportedQueryParameter")
+	query := u.Query()
+	if query.Get("snapshot") != "" || query.Get("versionid") != "" {
+		return source{}, blobtest.Err("UnsupportedQueryParameter")
 	}
 	c, err := q.s.container(container)
 	if err != nil {
-		return nil, "", blobtest.Err("CannotVerifyCopySource")
+		return source{}, blobtest.Err("CannotVerifyCopySource")
 	}
-	return c.store, name, nil
+	return source{c.store, container, name, query}, nil
+}
+
+// authorizeSource decides whether the source may be read. Unlike Copy Blob, for which the request's own signature is
+// enough inside one account, Put Block From URL wants the source to be public, its address signed, or a token for it.
+// What the service cannot read it reports as CannotVerifyCopySource, with the status of the reading.
+func (q *request) authorizeSource(from source) error {
+	reading := &request{
+		s: q.s, r: &http.Request{Header: http.Header{}}, query: from.query, container: from.container, blob: from.name, op: opGetBlob,
+	}
+	if token := q.r.Header.Get("x-ms-copy-source-authorization"); token != "" {
+		if !strings.HasPrefix(token, "Bearer ") {
+			return blobtest.Err("InvalidHeaderValue") // "Put Block From URL": the only scheme
+		}
+		reading.r.Header.Set("Authorization", token)
+	}
+	var refused *blob.Error
+	if err := q.s.authorize(reading); !errors.As(err, &refused) {
+		return err
+	}
+	e := blobtest.Err("CannotVerifyCopySource")
+	e.Status = refused.Status
+	return e
 }
 
 // putBlockFromURL is Put Block From URL.
@@ -41,8 +71,11 @@ func (q *request) putBlockFromURL() error {
 	if err != nil {
 		return err
 	}
-	from, name, err := q.source()
+	from, err := q.source()
 	if err != nil {
+		return err
+	}
+	if err := q.authorizeSource(from); err != nil {
 		return err
 	}
 	offset, count := int64(0), int64(-1)
@@ -52,7 +85,7 @@ func (q *request) putBlockFromURL() error {
 			return blobtest.Err("InvalidHeaderValue")
 		}
 	}
-	if err := store.PutBlockFrom(q.blob, id, from, name, offset, count, q.condition("x-ms-source-")); err != nil {
+	if err := store.PutBlockFrom(q.blob, id, from.store, from.name, offset, count, q.condition("x-ms-source-")); err != nil {
 		return err
 	}
 	q.answerStaged()
@@ -66,13 +99,21 @@ func (q *request) copyBlob() error {
 	if err != nil {
 		return err
 	}
-	from, name, err := q.source()
+	from, err := q.source()
 	if err != nil {
 		return err
 	}
-	w, err := store.CopyFrom(from, q.blob, name, blobtest.CopyOptions{CopyOptions: blob.CopyOptions{
-		Source: q.condition("x-ms-source-"), Condition: q.condition(""), Metadata: q.metadata(),
-	}})
+	tags, err := q.tags()
+	if err != nil {
+		return err
+	}
+	w, err := store.CopyFrom(from.store, q.blob, from.name, blobtest.CopyOptions{
+		CopyOptions: blob.CopyOptions{
+			Source: q.condition("x-ms-source-"), Condition: q.condition(""), Metadata: q.metadata(),
+		},
+		Tier: q.r.Header.Get("x-ms-access-tier"),
+		Tags: tags,
+	})
 	if err != nil {
 		return err
 	}

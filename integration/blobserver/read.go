@@ -34,7 +34,7 @@ func (q *request) getBlob() error {
 	}
 	a := q.w.Header()
 	status := http.StatusOK
-	setProperties(a, p)
+	setProperties(a, p, store.LeaseState(q.blob))
 	if ranged {
 		status = http.StatusPartialContent
 		a.Set("Content-Range", "bytes "+strconv.FormatInt(offset, 10)+"-"+strconv.FormatInt(offset+content.Len()-1, 10)+
@@ -106,7 +106,7 @@ func parseRange(text string) (offset, count int64, ok bool) {
 }
 
 // setProperties sets the headers that go with a blob.
-func setProperties(h http.Header, p blob.Properties) {
+func setProperties(h http.Header, p blob.Properties, lease blobtest.LeaseState) {
 	h["ETag"] = []string{string(p.ETag)}
 	h.Set("Last-Modified", p.Modified.Format(http.TimeFormat))
 	h.Set("x-ms-creation-time", p.Created.Format(http.TimeFormat))
@@ -114,8 +114,17 @@ func setProperties(h http.Header, p blob.Properties) {
 	h.Set("Content-Length", strconv.FormatInt(p.Size, 10))
 	h.Set("x-ms-blob-type", kindNames[p.Kind])
 	h.Set("x-ms-server-encrypted", "true")
-	h.Set("x-ms-lease-state", "available")
-	h.Set("x-ms-lease-status", "unlocked")
+	h.Set("x-ms-lease-state", string(lease))
+	h.Set("x-ms-lease-status", leaseStatus(lease))
+	if lease == blobtest.LeaseLeased {
+		h.Set("x-ms-lease-duration", "fixed")
+	}
+	if p.TierInferred {
+		h.Set("x-ms-access-tier-inferred", "true")
+	}
+	if p.TagCount > 0 {
+		h.Set("x-ms-tag-count", strconv.Itoa(p.TagCount))
+	}
 	for name, value := range map[string]string{
 		"Content-Type": p.Headers.ContentType, "Content-Encoding": p.Headers.ContentEncoding,
 		"Content-Language": p.Headers.ContentLanguage, "Content-Disposition": p.Headers.ContentDisposition,
@@ -145,7 +154,7 @@ func (q *request) getProperties() error {
 	if err != nil {
 		return err
 	}
-	setProperties(q.w.Header(), p)
+	setProperties(q.w.Header(), p, store.LeaseState(q.blob))
 	q.w.WriteHeader(http.StatusOK)
 	return nil
 }

@@ -47,6 +47,8 @@ type operation struct {
 // that every operation understands or may ignore, is not known here: see checkHeaders.
 var (
 	conditional  = " if-match if-none-match"
+	leased       = " x-ms-lease-id"
+	leaseHeaders = leased + " x-ms-lease-action x-ms-lease-duration x-ms-proposed-lease-id x-ms-lease-break-period"
 	blobHeaders  = " x-ms-blob-content-type x-ms-blob-content-encoding x-ms-blob-content-language x-ms-blob-content-disposition x-ms-blob-cache-control x-ms-blob-content-md5"
 	checksums    = " x-ms-content-crc64"
 	copyHeaders  = " x-ms-copy-source x-ms-source-if-match x-ms-source-if-none-match"
@@ -54,17 +56,20 @@ var (
 
 	opGetBlob       = &operation{"GetBlob", "r", true, true, (*request).getBlob, conditional + rangeHeaders}
 	opGetProperties = &operation{"GetBlobProperties", "r", true, false, (*request).getProperties, conditional}
-	opPutBlob       = &operation{"PutBlob", "cw", false, false, (*request).putBlob, conditional + blobHeaders + checksums + " x-ms-blob-type x-ms-access-tier x-ms-blob-content-length"}
-	opPutBlock      = &operation{"PutBlock", "w", false, false, (*request).putBlock, checksums}
-	opPutBlockURL   = &operation{"PutBlockFromURL", "w", false, false, (*request).putBlockFromURL, copyHeaders + " x-ms-source-range"}
-	opPutBlockList  = &operation{"PutBlockList", "cw", false, false, (*request).putBlockList, conditional + blobHeaders + checksums + " x-ms-access-tier"}
+	opPutBlob       = &operation{"PutBlob", "cw", false, false, (*request).putBlob, conditional + leased + blobHeaders + checksums + " x-ms-blob-type x-ms-access-tier x-ms-tags x-ms-blob-content-length"}
+	opPutBlock      = &operation{"PutBlock", "w", false, false, (*request).putBlock, leased + checksums}
+	opPutBlockURL   = &operation{"PutBlockFromURL", "w", false, false, (*request).putBlockFromURL, leased + copyHeaders + " x-ms-source-range x-ms-copy-source-authorization"}
+	opPutBlockList  = &operation{"PutBlockList", "cw", false, false, (*request).putBlockList, conditional + leased + blobHeaders + checksums + " x-ms-access-tier x-ms-tags"}
 	opGetBlockList  = &operation{"GetBlockList", "r", true, true, (*request).getBlockList, ""}
-	opAppendBlock   = &operation{"AppendBlock", "aw", false, false, (*request).appendBlock, conditional + checksums + " x-ms-blob-condition-appendpos"}
-	opCopyBlob      = &operation{"CopyBlob", "cw", false, false, (*request).copyBlob, conditional + copyHeaders + " x-ms-requires-sync"}
-	opSetMetadata   = &operation{"SetBlobMetadata", "w", false, false, (*request).setMetadata, conditional}
-	opSetProperties = &operation{"SetBlobProperties", "w", false, false, (*request).setProperties, conditional + blobHeaders}
+	opAppendBlock   = &operation{"AppendBlock", "aw", false, false, (*request).appendBlock, conditional + leased + checksums + " x-ms-blob-condition-appendpos x-ms-blob-condition-maxsize"}
+	opCopyBlob      = &operation{"CopyBlob", "cw", false, false, (*request).copyBlob, conditional + leased + copyHeaders + " x-ms-requires-sync x-ms-access-tier x-ms-tags"}
+	opSetMetadata   = &operation{"SetBlobMetadata", "w", false, false, (*request).setMetadata, conditional + leased}
+	opSetProperties = &operation{"SetBlobProperties", "w", false, false, (*request).setProperties, conditional + leased + blobHeaders}
 	opSetTier       = &operation{"SetBlobTier", "w", false, false, (*request).setTier, " x-ms-access-tier x-ms-rehydrate-priority"}
-	opDeleteBlob    = &operation{"DeleteBlob", "d", false, false, (*request).deleteBlob, conditional + " x-ms-delete-snapshots"}
+	opGetTags       = &operation{"GetBlobTags", "t", false, true, (*request).getTags, ""}
+	opSetTags       = &operation{"SetBlobTags", "t", false, false, (*request).setTags, leased + checksums}
+	opLeaseBlob     = &operation{"LeaseBlob", "wd", false, false, (*request).leaseBlob, conditional + leaseHeaders}
+	opDeleteBlob    = &operation{"DeleteBlob", "d", false, false, (*request).deleteBlob, conditional + leased + " x-ms-delete-snapshots"}
 	opListBlobs     = &operation{"ListBlobs", "l", true, true, (*request).listBlobs, ""}
 	opCreate        = &operation{"CreateContainer", "cw", false, false, (*request).createContainer, ""}
 	opContainer     = &operation{"GetContainerProperties", "r", true, false, (*request).getContainer, ""}
@@ -129,6 +134,12 @@ func (q *request) route() *operation {
 		return opSetProperties
 	case "PUT tier":
 		return opSetTier
+	case "GET tags":
+		return opGetTags
+	case "PUT tags":
+		return opSetTags
+	case "PUT lease":
+		return opLeaseBlob
 	case "DELETE ":
 		return opDeleteBlob
 	}
@@ -344,11 +355,14 @@ func (q *request) answerWritten(status int, w blob.Written) {
 	q.w.WriteHeader(status)
 }
 
-// store returns the blobs of the request's container.
+// store returns the blobs of the request's container, for the holder of the lease that the request names.
 func (q *request) store() (*blobtest.Store, error) {
 	c, err := q.s.container(q.container)
 	if err != nil {
 		return nil, err
+	}
+	if id := q.r.Header.Get("x-ms-lease-id"); id != "" {
+		return c.store.WithLease(strings.ToLower(id)), nil
 	}
 	return c.store, nil
 }

@@ -4,8 +4,8 @@
 //
 // It exists so that tests, benchmarks and a first try need neither an account nor Node: it streams at gigabytes a
 // second, and can be slowed down and broken on purpose. It keeps nothing on disk, and listens on loopback
-// addresses only. What it does not know (leases, tags, snapshots, versions, structured bodies, customer keys, dates
-// as conditions) it refuses with UnsupportedHeader, UnsupportedQueryParameter or NotImplemented; it ignores no
+// addresses only. What it does not know (snapshots, versions, leases without end, structured bodies, customer keys,
+// dates as conditions) it refuses with UnsupportedHeader, UnsupportedQueryParameter or NotImplemented; it ignores no
 // header that changes what a request means.
 package blobserver
 

@@ -206,7 +206,8 @@ func TestErrors(t *testing.T) {
 	c.do(400, "UnsupportedHeader", "GET", "/con1/a", "", "If-Modified-Since: Sat, 21 Nov 2026 20:46:58 GMT")
 	c.do(400, "UnsupportedHeader", "PUT", "/con1/a", "x", blockBlob, "x-ms-structured-body: XSM/1.0; properties=crc64")
 	c.do(400, "UnsupportedQueryParameter", "GET", "/con1/a?snapshot=1", "")
-	c.do(501, "NotImplemented", "PUT", "/con1/a?comp=lease", "")
+	c.do(501, "NotImplemented", "PUT", "/con1/a?comp=lease", "", "x-ms-lease-action: change")
+	c.do(400, "UnsupportedHeader", "PUT", "/con1/a?comp=lease", "", "x-ms-lease-action: acquire", "x-ms-lease-duration: -1")
 	c.do(501, "NotImplemented", "GET", "/?comp=list", "")
 	c.put("/con1/cold", "x", "x-ms-access-tier: Archive")
 	c.do(409, "BlobArchived", "GET", "/con1/cold", "")
@@ -259,12 +260,41 @@ func TestBlocks(t *testing.T) {
 	}
 	// A block out of a range of another blob, and of a source that is not the version that was named.
 	src := "x-ms-copy-source: " + c.s.URL() + "/con1/a"
-	c.do(201, "", "PUT", "/con1/b?comp=block&blockid="+id("x"), "", src, "x-ms-source-range: bytes=1-4")
-	c.do(412, "SourceConditionNotMet", "PUT", "/con1/b?comp=block&blockid="+id("y"), "", src, `x-ms-source-if-match: "0x1"`)
+	c.do(201, "", "PUT", "/con1/b?comp=block&blockid="+id("x"), "", src, "x-ms-source-range: bytes=1-4", sourceToken)
+	c.do(412, "SourceConditionNotMet", "PUT", "/con1/b?comp=block&blockid="+id("y"), "", src, `x-ms-source-if-match: "0x1"`, sourceToken)
+	c.do(416, "InvalidRange", "PUT", "/con1/b?comp=block&blockid="+id("y"), "", src, "x-ms-source-range: bytes=9-9", sourceToken)
+	c.do(400, "InvalidBlobOrBlock", "PUT", "/con1/b?comp=block&blockid="+id("long"), "", src, sourceToken)
 	c.do(201, "", "PUT", "/con1/b?comp=blocklist", "<BlockList><Uncommitted>"+base64.StdEncoding.EncodeToString([]byte("x"))+"</Uncommitted></BlockList>")
 	if a = c.do(200, "", "GET", "/con1/b", ""); a.body != "neON" {
 		t.Errorf("block from URL holds %q", a.body)
 	}
+}
+
+const sourceToken = "x-ms-copy-source-authorization: Bearer anything"
+
+// The source of a block is read by the service like by any client: the signature on the request does not cover it.
+func TestBlockSourceAuthorization(t *testing.T) {
+	clock := newFakeClock()
+	c := start(t, Options{Clock: clock})
+	for _, name := range []string{"dir/x y", "other"} {
+		if _, err := c.s.Store("con1").Put(name, []byte("x"), blob.WriteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const stage = "/con1/b?comp=block&blockid=MQ%3D%3D"
+	src := "x-ms-copy-source: " + c.s.URL() + "/con1/"
+	c.do(401, "CannotVerifyCopySource", "PUT", stage, "", src+"other")
+	c.do(201, "", "PUT", stage, "", src+"other", sourceToken)
+	c.do(400, "InvalidHeaderValue", "PUT", stage, "", src+"other", "x-ms-copy-source-authorization: Basic eDp5")
+	c.do(201, "", "PUT", stage, "", src+"dir/x%20y?"+blobSAS)
+	c.do(403, "CannotVerifyCopySource", "PUT", stage, "", src+"other?"+blobSAS)
+	c.do(201, "", "PUT", stage, "", src+"other?"+containerSAS)
+	clock.now = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	c.do(403, "CannotVerifyCopySource", "PUT", stage, "", src+"other?"+containerSAS)
+
+	c = start(t, Options{Anonymous: true})
+	c.put("/con1/a", "x")
+	c.do(201, "", "PUT", stage, "", "x-ms-copy-source: "+c.s.URL()+"/con1/a")
 }
 
 func TestCopy(t *testing.T) {
@@ -296,6 +326,9 @@ func TestKinds(t *testing.T) {
 		t.Errorf("%v", a.header)
 	}
 	c.do(412, "AppendPositionConditionNotMet", "PUT", "/con1/log?comp=appendblock", "x", "x-ms-blob-condition-appendpos: 4")
+	c.do(412, "MaxBlobSizeConditionNotMet", "PUT", "/con1/log?comp=appendblock", "xy", "x-ms-blob-condition-maxsize: 8")
+	c.do(400, "InvalidHeaderValue", "PUT", "/con1/log?comp=appendblock", "x", "x-ms-blob-condition-maxsize: -1")
+	c.do(400, "InvalidHeaderValue", "PUT", "/con1/log?comp=appendblock", "")
 	c.do(413, "RequestBodyTooLarge", "PUT", "/con1/log", "x", "x-ms-blob-type: AppendBlob")
 	if a = c.do(200, "", "GET", "/con1/log", ""); a.body != "one,two" || a.header.Get("x-ms-blob-type") != "AppendBlob" {
 		t.Errorf("%q %v", a.body, a.header)

@@ -33,8 +33,12 @@ func (q *request) blobHeaders() (blob.Headers, error) {
 
 func (q *request) writeOptions() (blob.WriteOptions, error) {
 	headers, err := q.blobHeaders()
+	if err != nil {
+		return blob.WriteOptions{}, err
+	}
+	tags, err := q.tags()
 	return blob.WriteOptions{
-		Condition: q.condition(""), Headers: headers, Metadata: q.metadata(), Tier: q.r.Header.Get("x-ms-access-tier"),
+		Condition: q.condition(""), Headers: headers, Metadata: q.metadata(), Tier: q.r.Header.Get("x-ms-access-tier"), Tags: tags,
 	}, err
 }
 
@@ -95,17 +99,18 @@ func (q *request) appendBlock() error {
 	if err != nil {
 		return err
 	}
-	position := int64(-1)
-	if text := q.r.Header.Get("x-ms-blob-condition-appendpos"); text != "" {
-		if position, err = strconv.ParseInt(text, 10, 64); err != nil || position < 0 {
-			return blobtest.Err("InvalidHeaderValue")
-		}
+	c := blobtest.AppendCondition{Condition: q.condition("")}
+	if c.Position, err = q.length("x-ms-blob-condition-appendpos"); err != nil {
+		return err
 	}
-	body, err := q.body(maxAppend)
+	if c.MaxSize, err = q.length("x-ms-blob-condition-maxsize"); err != nil {
+		return err
+	}
+	body, err := q.body(blob.MaxAppendSize)
 	if err != nil {
 		return err
 	}
-	w, at, err := store.AppendBlock(q.blob, body, position, q.condition(""))
+	w, at, err := store.AppendBlock(q.blob, body, c)
 	if err != nil {
 		return err
 	}
@@ -114,8 +119,18 @@ func (q *request) appendBlock() error {
 	return nil
 }
 
-// maxAppend is the limit of Append Block since version 2022-11-02.
-const maxAppend = 100 << 20
+// length returns the number of bytes that a header names, -1 when it is not there.
+func (q *request) length(header string) (int64, error) {
+	text := q.r.Header.Get(header)
+	if text == "" {
+		return -1, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, blobtest.Err("InvalidHeaderValue")
+	}
+	return n, nil
+}
 
 // blockID returns the raw id of a block.
 func (q *request) blockID() (string, error) {
