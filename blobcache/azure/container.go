@@ -8,10 +8,10 @@
 // # What a write that was repeated may answer
 //
 // A reply can be lost after the service acted. Repeating an unconditional write is harmless; a conditional one
-// finds its own first attempt in the way and is refused. For Upload and CommitBlockList the adapter then looks
-// whether the version that is there is the one it sent (see recognise.go); Delete that finds nothing on a
-// repetition has succeeded. SetMetadata and Copy report the conflict, since nothing in the service's answer
-// tells whose version it is.
+// finds its own first attempt in the way and is refused. For Upload, CommitBlockList, AppendBlock and SetMetadata the
+// adapter then looks whether the version that is there is the one it sent (see recognise.go); Delete that finds nothing
+// on a repetition has succeeded, and so has ReleaseLease that finds no lease of its own. AcquireLease and RenewLease may
+// be repeated. Copy reports the conflict, since nothing in the service's answer tells whose version it is.
 package azure
 
 import (
@@ -65,6 +65,8 @@ const DefaultRetryFor = 90 * time.Second
 // Container is a container of the Blob service. Its methods may be called in parallel.
 type Container struct {
 	client *container.Client
+	cred   Credential
+	leases *blob.Leases
 	// base is the container's address without credentials, as URL gives it.
 	base     string
 	sas      string // without "?", empty unless the credential is a SAS
@@ -85,6 +87,8 @@ func New(cfg Config) (*Container, error) {
 		return nil, err
 	}
 	c := &Container{
+		cred:     cfg.Credential,
+		leases:   blob.NewLeases(),
 		base:     base.String(),
 		sas:      strings.TrimPrefix(cfg.Credential.SAS, "?"),
 		retryFor: cfg.RetryFor,
@@ -207,7 +211,7 @@ func count(conditions ...bool) (n int) {
 	return n
 }
 
-// accessConditions returns nil for no condition.
+// accessConditions returns the condition of a read, nil for none.
 func accessConditions(c blob.Condition) *sdkblob.AccessConditions {
 	if c == (blob.Condition{}) {
 		return nil
@@ -215,6 +219,33 @@ func accessConditions(c blob.Condition) *sdkblob.AccessConditions {
 	return &sdkblob.AccessConditions{ModifiedAccessConditions: &sdkblob.ModifiedAccessConditions{
 		IfMatch: etagPointer(c.IfMatch), IfNoneMatch: etagPointer(c.IfNoneMatch),
 	}}
+}
+
+// writeConditions returns the condition of a write, with the blob's lease if it is held; nil for neither.
+func (c *Container) writeConditions(name string, cond blob.Condition) *sdkblob.AccessConditions {
+	conditions, lease := accessConditions(cond), c.leaseCondition(name)
+	if lease == nil {
+		return conditions
+	}
+	if conditions == nil {
+		conditions = &sdkblob.AccessConditions{}
+	}
+	conditions.LeaseAccessConditions = lease
+	return conditions
+}
+
+func (c *Container) leaseCondition(name string) *sdkblob.LeaseAccessConditions {
+	if id := c.leases.Held(name); id != "" {
+		return &sdkblob.LeaseAccessConditions{LeaseID: &id}
+	}
+	return nil
+}
+
+func sourceConditions(c blob.Condition) *sdkblob.SourceModifiedAccessConditions {
+	if c == (blob.Condition{}) {
+		return nil
+	}
+	return &sdkblob.SourceModifiedAccessConditions{SourceIfMatch: etagPointer(c.IfMatch), SourceIfNoneMatch: etagPointer(c.IfNoneMatch)}
 }
 
 func etagPointer(e blob.ETag) *azcore.ETag {

@@ -33,12 +33,16 @@ var codes = map[bloberror.Code]blob.Code{
 	bloberror.BlobAlreadyExists:     blob.Exists,
 	bloberror.ResourceAlreadyExists: blob.Exists,
 
-	bloberror.ConditionNotMet:       blob.ConditionNotMet,
-	bloberror.SourceConditionNotMet: blob.ConditionNotMet,
-	bloberror.TargetConditionNotMet: blob.ConditionNotMet,
+	bloberror.AppendPositionConditionNotMet: blob.ConditionNotMet,
+	bloberror.ConditionNotMet:               blob.ConditionNotMet,
+	bloberror.MaxBlobSizeConditionNotMet:    blob.ConditionNotMet,
+	bloberror.SourceConditionNotMet:         blob.ConditionNotMet,
+	bloberror.TargetConditionNotMet:         blob.ConditionNotMet,
 
 	bloberror.InvalidBlockList: blob.InvalidBlockList,
-	bloberror.InvalidRange:     blob.InvalidRange,
+	// Put Block sends it for an id of another length, and for nothing else that this package could ask for.
+	bloberror.InvalidBlobOrBlock: blob.BlockIDLength,
+	bloberror.InvalidRange:       blob.InvalidRange,
 
 	bloberror.InvalidResourceName:     blob.InvalidName,
 	bloberror.InvalidURI:              blob.InvalidName,
@@ -64,11 +68,15 @@ var codes = map[bloberror.Code]blob.Code{
 
 	bloberror.BlobImmutableDueToPolicy: blob.Immutable,
 
-	bloberror.LeaseAlreadyPresent:              blob.Leased,
-	bloberror.LeaseIDMismatchWithBlobOperation: blob.Leased,
-	bloberror.LeaseIDMissing:                   blob.Leased,
-	bloberror.LeaseLost:                        blob.Leased,
-	bloberror.LeaseNotPresentWithBlobOperation: blob.Leased,
+	bloberror.LeaseAlreadyPresent:                blob.Leased,
+	bloberror.LeaseIDMismatchWithBlobOperation:   blob.Leased,
+	bloberror.LeaseIDMismatchWithLeaseOperation:  blob.Leased,
+	bloberror.LeaseIDMissing:                     blob.Leased,
+	bloberror.LeaseIsBreakingAndCannotBeAcquired: blob.Leased,
+	bloberror.LeaseIsBrokenAndCannotBeRenewed:    blob.Leased,
+	bloberror.LeaseLost:                          blob.Leased,
+	bloberror.LeaseNotPresentWithBlobOperation:   blob.Leased,
+	bloberror.LeaseNotPresentWithLeaseOperation:  blob.Leased,
 
 	bloberror.BlockCountExceedsLimit:           blob.TooLarge,
 	bloberror.BlockListTooLong:                 blob.TooLarge,
@@ -90,11 +98,13 @@ var codes = map[bloberror.Code]blob.Code{
 	bloberror.InvalidBlobType:                          blob.Unsupported,
 	bloberror.InvalidSourceBlobType:                    blob.Unsupported,
 	bloberror.OperationNotAllowedOnIncrementalCopyBlob: blob.Unsupported,
+	blobOperationNotSupported:                          blob.Unsupported,
 	featureNotSupported:                                blob.Unsupported,
 }
 
 // Codes that the service sends and azblob has no name for.
 const (
+	blobOperationNotSupported          bloberror.Code = "BlobOperationNotSupported"
 	publicAccessNotPermitted           bloberror.Code = "PublicAccessNotPermitted"
 	keyBasedAuthenticationNotPermitted bloberror.Code = "KeyBasedAuthenticationNotPermitted"
 )
@@ -111,6 +121,7 @@ var statuses = map[int]blob.Code{
 	http.StatusTooManyRequests:              blob.Throttled,
 	http.StatusInternalServerError:          blob.Unavailable,
 	http.StatusBadGateway:                   blob.Unavailable,
+	http.StatusNotImplemented:               blob.Unsupported,
 	http.StatusServiceUnavailable:           blob.Throttled,
 	http.StatusGatewayTimeout:               blob.Unavailable,
 }

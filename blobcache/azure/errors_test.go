@@ -77,7 +77,13 @@ func TestListNotFound(t *testing.T) {
 // "Must not exist" that fails is Exists, whichever of its two codes the service uses. A source that changed is not.
 func TestExists(t *testing.T) {
 	code, status := "", 0
-	s := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { refuse(w, r, status, code, "") })
+	s := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead { // Copy looks at its source
+			w.Header().Set("ETag", etag1)
+			return
+		}
+		refuse(w, r, status, code, "")
+	})
 	c := s.container(t, nil)
 	for _, test := range []struct {
 		status int

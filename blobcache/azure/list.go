@@ -73,15 +73,17 @@ func items(in []*container.BlobItem) []blob.Properties {
 	for _, i := range in {
 		p := value(i.Properties)
 		out = append(out, blob.Properties{
-			Name:      text(i.Name),
-			ETag:      etag(p.ETag),
-			Size:      value(p.ContentLength),
-			Modified:  value(p.LastModified),
-			Created:   value(p.CreationTime),
-			Kind:      kind(p.BlobType),
-			Tier:      text(p.AccessTier),
-			VersionID: text(i.VersionID),
-			Metadata:  metadata(i.Metadata),
+			Name:         text(i.Name),
+			ETag:         etag(p.ETag),
+			Size:         value(p.ContentLength),
+			Modified:     value(p.LastModified),
+			Created:      value(p.CreationTime),
+			Kind:         kind(p.BlobType),
+			Tier:         text(p.AccessTier),
+			VersionID:    text(i.VersionID),
+			Metadata:     metadata(i.Metadata),
+			TierInferred: value(p.AccessTierInferred),
+			TagCount:     int(value(p.TagCount)),
 			Headers: blob.Headers{
 				ContentType:        text(p.ContentType),
 				ContentEncoding:    text(p.ContentEncoding),

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 
 	"blobmount/blobcache/blob"
@@ -63,7 +65,8 @@ type part struct {
 func (c *Container) get(ctx context.Context, name string, offset, count int64, cond blob.Condition) (part, error) {
 	const op = "ReadAt"
 	ctx, tries := withAttempts(ctx, op, name)
-	r, err := c.client.NewBlobClient(name).DownloadStream(ctx, &sdkblob.DownloadStreamOptions{
+	var raw *http.Response
+	r, err := c.client.NewBlobClient(name).DownloadStream(runtime.WithCaptureResponse(ctx, &raw), &sdkblob.DownloadStreamOptions{
 		Range:            sdkblob.HTTPRange{Offset: offset, Count: count},
 		AccessConditions: accessConditions(cond),
 	})
@@ -94,6 +97,8 @@ func (c *Container) get(ctx context.Context, name string, offset, count int64, c
 	}
 	p := downloadProperties(name, r)
 	p.Size = size
+	// DownloadStream tells the tier, and drops the header beside it.
+	p.TierInferred = raw.Header.Get("x-ms-access-tier-inferred") == "true"
 	return part{r.Body, n, p, tries.queued}, nil
 }
 
@@ -207,17 +212,43 @@ func (c *Container) BlockList(ctx context.Context, name string) (blob.BlockList,
 	return list, fail(ctx, op, name, err)
 }
 
+// Tags implements blob.Container.
+func (c *Container) Tags(ctx context.Context, name string) (map[string]string, error) {
+	const op = "Tags"
+	if err := checkName(op, name); err != nil {
+		return nil, err
+	}
+	ctx, _ = withAttempts(ctx, op, name)
+	tags, err := c.tags(ctx, name)
+	return tags, fail(ctx, op, name, err)
+}
+
+// tags returns the SDK's error.
+func (c *Container) tags(ctx context.Context, name string) (map[string]string, error) {
+	r, err := c.client.NewBlobClient(name).GetTags(ctx, nil)
+	if err != nil || len(r.BlobTagSet) == 0 {
+		return nil, err
+	}
+	tags := make(map[string]string, len(r.BlobTagSet))
+	for _, tag := range r.BlobTagSet {
+		tags[text(tag.Key)] = text(tag.Value)
+	}
+	return tags, nil
+}
+
 func headProperties(name string, r sdkblob.GetPropertiesResponse) blob.Properties {
 	return blob.Properties{
-		Name:      name,
-		ETag:      etag(r.ETag),
-		Size:      value(r.ContentLength),
-		Modified:  value(r.LastModified),
-		Created:   value(r.CreationTime),
-		Kind:      kind(r.BlobType),
-		Tier:      text(r.AccessTier),
-		VersionID: text(r.VersionID),
-		Metadata:  metadata(r.Metadata),
+		Name:         name,
+		ETag:         etag(r.ETag),
+		Size:         value(r.ContentLength),
+		Modified:     value(r.LastModified),
+		Created:      value(r.CreationTime),
+		Kind:         kind(r.BlobType),
+		Tier:         text(r.AccessTier),
+		VersionID:    text(r.VersionID),
+		Metadata:     metadata(r.Metadata),
+		TierInferred: value(r.AccessTierInferred),
+		TagCount:     int(value(r.TagCount)),
 		Headers: blob.Headers{
 			ContentType:        text(r.ContentType),
 			ContentEncoding:    text(r.ContentEncoding),
@@ -229,7 +260,7 @@ func headProperties(name string, r sdkblob.GetPropertiesResponse) blob.Propertie
 	}
 }
 
-// downloadProperties leaves Size to the caller: the response has that of the range.
+// downloadProperties leaves Size and TierInferred to the caller: the response has the size of the range.
 func downloadProperties(name string, r sdkblob.DownloadStreamResponse) blob.Properties {
 	sum := r.BlobContentMD5 // of the whole blob, in answers with a range
 	if sum == nil && r.ContentRange == nil {
@@ -244,6 +275,7 @@ func downloadProperties(name string, r sdkblob.DownloadStreamResponse) blob.Prop
 		Tier:      text(r.AccessTier),
 		VersionID: text(r.VersionID),
 		Metadata:  metadata(r.Metadata),
+		TagCount:  int(value(r.TagCount)),
 		Headers: blob.Headers{
 			ContentType:        text(r.ContentType),
 			ContentEncoding:    text(r.ContentEncoding),

@@ -22,24 +22,25 @@ import (
 // the version that is there is taken for ours when
 //
 //   - a try failed in a way that leaves open whether the service acted (a refusal of the first try is final),
-//   - it was made since the operation began, by the service's own clock,
-//   - metadata and headers are what was sent, and
-//   - the content is: for a block list the ids, which writers choose at random; for an upload the bytes.
+//   - it was made since the operation began, by the service's own clock, and
+//   - it is what was sent. A block list has the ids, which writers choose at random, an upload the bytes, both with
+//     metadata and headers. What was appended is the end of the blob. SetMetadata has sent nothing but metadata.
 //
 // Somebody else who wrote the very same in the same seconds cannot be told apart, and need not be: the version
 // is what the caller asked for. The exception is an empty blob that must not exist before. Programs use such
 // blobs as locks between hosts, all writers write the same, and two of them must not both be told that they made
 // it. There the refusal stands: a lock that is reported as taken though it is ours is safe, and rare.
 
-// recognise returns the version that is there if it is what the refused write would have made.
-func (c *Container) recognise(ctx context.Context, tries *attempts, o blob.WriteOptions, refused error,
-	holds func(context.Context, blob.Properties) (bool, error)) (blob.Written, bool) {
+// holds reports whether a version is what a write would have made.
+type holds func(context.Context, blob.Properties) (bool, error)
 
+// recognise returns the version that is there if it is what the refused write, under the condition, would have made.
+func (c *Container) recognise(ctx context.Context, tries *attempts, cond blob.Condition, refused error, sent holds) (blob.Written, bool) {
 	var answer *azcore.ResponseError
-	if !tries.doubtful || o.Condition == (blob.Condition{}) || !errors.As(refused, &answer) || answer.RawResponse == nil {
+	if !tries.doubtful || !errors.As(refused, &answer) || answer.RawResponse == nil {
 		return blob.Written{}, false
 	}
-	switch code := blob.CodeOf(failWrite(ctx, tries.op, tries.name, o.Condition, refused)); code {
+	switch code := blob.CodeOf(failWrite(ctx, tries.op, tries.name, cond, refused)); code {
 	case blob.Exists, blob.ConditionNotMet:
 	default:
 		return blob.Written{}, false
@@ -49,17 +50,14 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, o blob.Write
 		return blob.Written{}, false
 	}
 	p, err := c.Properties(ctx, tries.name, blob.Condition{})
-	if err != nil || p.Size == 0 && o.Condition.IfNoneMatch == blob.Any {
+	if err != nil || p.Size == 0 && cond.IfNoneMatch == blob.Any {
 		return blob.Written{}, false
 	}
 	// Both times are of whole seconds.
 	if p.Modified.Before(now.Add(-time.Since(tries.began) - 2*time.Second)) {
 		return blob.Written{}, false
 	}
-	if !sameMetadata(p.Metadata, o.Metadata) || !sameHeaders(p.Headers, o.Headers) {
-		return blob.Written{}, false
-	}
-	if ours, err := holds(ctx, p); err != nil || !ours {
+	if ours, err := sent(ctx, p); err != nil || !ours {
 		return blob.Written{}, false
 	}
 	c.log.Info("recognised a write whose answer was lost", "op", tries.op, "name", tries.name, "etag", p.ETag)
@@ -68,31 +66,62 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, o blob.Write
 
 // holdsUpload compares content. The service's own MD5 would spare the download, but it is the writer's when the
 // writer gave one, and it says nothing that the bytes do not.
-func (c *Container) holdsUpload(name string, size int64, sum uint64) func(context.Context, blob.Properties) (bool, error) {
+func (c *Container) holdsUpload(o blob.WriteOptions, size int64, sum uint64) holds {
 	return func(ctx context.Context, p blob.Properties) (bool, error) {
-		if p.Size != size || size == 0 {
-			return p.Size == size, nil
+		if p.Size != size || !sameOptions(p, o) {
+			return false, nil
 		}
-		b, err := c.ReadAt(ctx, name, 0, size, blob.Condition{IfMatch: p.ETag})
-		if err != nil {
-			return false, err
-		}
-		defer b.Close()
-		h := crc64nvme.New()
-		_, err = io.Copy(h, b)
-		return err == nil && h.Sum64() == sum, err
+		return c.holdsBytes(ctx, p, 0, size, sum)
 	}
 }
 
-// holdsBlocks compares block ids.
-func (c *Container) holdsBlocks(name string, ids []string) func(context.Context, blob.Properties) (bool, error) {
+// holdsAppend compares the end of the blob with what was appended.
+func (c *Container) holdsAppend(size, position int64, sum uint64) holds {
 	return func(ctx context.Context, p blob.Properties) (bool, error) {
+		if p.Kind != blob.AppendBlob || p.Size != position+size {
+			return false, nil
+		}
+		return c.holdsBytes(ctx, p, position, size, sum)
+	}
+}
+
+// holdsMetadata compares metadata.
+func holdsMetadata(m map[string]string) holds {
+	return func(_ context.Context, p blob.Properties) (bool, error) { return sameMetadata(p.Metadata, m), nil }
+}
+
+// holdsBytes reports whether the CRC-64 of a range is sum.
+func (c *Container) holdsBytes(ctx context.Context, p blob.Properties, offset, size int64, sum uint64) (bool, error) {
+	if size == 0 {
+		return true, nil
+	}
+	b, err := c.ReadAt(ctx, p.Name, offset, size, blob.Condition{IfMatch: p.ETag})
+	if err != nil {
+		return false, err
+	}
+	defer b.Close()
+	h := crc64nvme.New()
+	_, err = io.Copy(h, b)
+	return err == nil && h.Sum64() == sum, err
+}
+
+// holdsBlocks compares block ids.
+func (c *Container) holdsBlocks(name string, o blob.WriteOptions, ids []string) holds {
+	return func(ctx context.Context, p blob.Properties) (bool, error) {
+		if !sameOptions(p, o) {
+			return false, nil
+		}
 		list, err := c.BlockList(ctx, name)
 		if err != nil {
 			return false, err
 		}
 		return list.ETag == p.ETag && slices.EqualFunc(list.Committed, ids, func(b blob.Block, id string) bool { return b.ID == id }), nil
 	}
+}
+
+// sameOptions leaves the tags out: they are no part of a version.
+func sameOptions(p blob.Properties, o blob.WriteOptions) bool {
+	return p.Kind == o.Kind && sameMetadata(p.Metadata, o.Metadata) && sameHeaders(p.Headers, o.Headers)
 }
 
 func sameMetadata(got, sent map[string]string) bool {

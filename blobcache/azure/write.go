@@ -23,6 +23,14 @@ func (c *Container) Upload(ctx context.Context, name string, body io.ReadSeeker,
 	if err := cmp.Or(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata), checkSize(op, name, size, blob.MaxUploadSize)); err != nil {
 		return blob.Written{}, err
 	}
+	switch {
+	case o.Kind == blob.BlockBlob:
+	case o.Kind == blob.AppendBlob && size == 0 && o.Tier == "":
+		return c.createAppend(ctx, name, o)
+	default:
+		return blob.Written{}, &blob.Error{Code: blob.Unsupported, Op: op, Name: name,
+			Err: errors.New("only block blobs, and append blobs without content and tier, can be uploaded")}
+	}
 	ctx, tries := withAttempts(ctx, op, name)
 	in := &upload{source: body, size: size}
 	var r blockblob.UploadResponse
@@ -31,13 +39,14 @@ func (c *Container) Upload(ctx context.Context, name string, body io.ReadSeeker,
 			HTTPHeaders:             httpHeaders(o.Headers),
 			Metadata:                sdkMetadata(o.Metadata),
 			Tier:                    tier(o.Tier),
-			AccessConditions:        accessConditions(o.Condition),
+			Tags:                    o.Tags,
+			AccessConditions:        c.writeConditions(name, o.Condition),
 			TransactionalValidation: check,
 		})
 		return err
 	})
 	if err != nil {
-		if w, ok := c.recognise(ctx, tries, o, err, c.holdsUpload(name, size, sum)); ok {
+		if w, ok := c.recognise(ctx, tries, o.Condition, err, c.holdsUpload(o, size, sum)); ok {
 			return w, nil
 		}
 		return blob.Written{}, failWrite(ctx, op, name, o.Condition, err)
@@ -58,7 +67,9 @@ func (c *Container) StageBlock(ctx context.Context, name, id string, body io.Rea
 	in := &upload{source: body, size: size}
 	var r blockblob.StageBlockResponse
 	sum, err := c.protect(ctx, in, func(check sdkblob.TransferValidationType) (err error) {
-		r, err = c.client.NewBlockBlobClient(name).StageBlock(ctx, encodeID(id), in, &blockblob.StageBlockOptions{TransactionalValidation: check})
+		r, err = c.client.NewBlockBlobClient(name).StageBlock(ctx, encodeID(id), in, &blockblob.StageBlockOptions{
+			TransactionalValidation: check, LeaseAccessConditions: c.leaseCondition(name),
+		})
 		return err
 	})
 	if err != nil {
@@ -73,6 +84,9 @@ func (c *Container) CommitBlockList(ctx context.Context, name string, ids []stri
 	if err := cmp.Or(checkName(op, name), checkOptions(op, name, o.Headers, o.Metadata)); err != nil {
 		return blob.Written{}, err
 	}
+	if o.Kind != blob.BlockBlob {
+		return blob.Written{}, &blob.Error{Code: blob.Unsupported, Op: op, Name: name, Err: errors.New("only block blobs consist of blocks")}
+	}
 	if len(ids) > blob.MaxBlocks {
 		return blob.Written{}, &blob.Error{Code: blob.TooLarge, Op: op, Name: name, Err: fmt.Errorf("%d blocks, the service takes %d", len(ids), blob.MaxBlocks)}
 	}
@@ -86,62 +100,16 @@ func (c *Container) CommitBlockList(ctx context.Context, name string, ids []stri
 		HTTPHeaders:      httpHeaders(o.Headers),
 		Metadata:         sdkMetadata(o.Metadata),
 		Tier:             tier(o.Tier),
-		AccessConditions: accessConditions(o.Condition),
+		Tags:             o.Tags,
+		AccessConditions: c.writeConditions(name, o.Condition),
 	})
 	if err != nil {
-		if w, ok := c.recognise(ctx, tries, o, err, c.holdsBlocks(name, ids)); ok {
+		if w, ok := c.recognise(ctx, tries, o.Condition, err, c.holdsBlocks(name, o, ids)); ok {
 			return w, nil
 		}
 		return blob.Written{}, failWrite(ctx, op, name, o.Condition, err)
 	}
 	return written(r.ETag, r.LastModified), nil
-}
-
-// Copy implements blob.Container. Inside one account the service completes most copies before it answers; what
-// it does not is waited for, until ctx is done.
-func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
-	const op = "Copy"
-	if err := cmp.Or(checkName(op, dst), checkName(op, src), checkOptions(op, dst, blob.Headers{}, o.Metadata)); err != nil {
-		return blob.Written{}, err
-	}
-	ctx, _ = withAttempts(ctx, op, dst)
-	source := c.URL(src)
-	if c.sas != "" {
-		source += "?" + c.sas
-	}
-	options := &sdkblob.StartCopyFromURLOptions{Metadata: sdkMetadata(o.Metadata), AccessConditions: accessConditions(o.Condition)}
-	if o.Source != (blob.Condition{}) {
-		options.SourceModifiedAccessConditions = &sdkblob.SourceModifiedAccessConditions{
-			SourceIfMatch: etagPointer(o.Source.IfMatch), SourceIfNoneMatch: etagPointer(o.Source.IfNoneMatch),
-		}
-	}
-	client := c.client.NewBlobClient(dst)
-	r, err := client.StartCopyFromURL(ctx, source, options)
-	if err != nil {
-		return blob.Written{}, failWrite(ctx, op, dst, o.Condition, err)
-	}
-	w, status, id := written(r.ETag, r.LastModified), value(r.CopyStatus), text(r.CopyID)
-	for poll := 1; status == sdkblob.CopyStatusTypePending; poll++ {
-		if err := sleep(ctx, backoff(poll)); err != nil {
-			return blob.Written{}, fail(ctx, op, dst, err)
-		}
-		p, err := client.GetProperties(ctx, nil)
-		if err != nil {
-			return blob.Written{}, fail(ctx, op, dst, err)
-		}
-		if text(p.CopyID) != id {
-			return blob.Written{}, &blob.Error{Code: blob.ConditionNotMet, Op: op, Name: dst, Err: errors.New("the destination was replaced while it was copied to")}
-		}
-		w, status = written(p.ETag, p.LastModified), value(p.CopyStatus)
-	}
-	if status != sdkblob.CopyStatusTypeSuccess {
-		return blob.Written{}, &blob.Error{Code: blob.Other, Op: op, Name: dst, Err: fmt.Errorf("the copy ended with status %q", status)}
-	}
-	if o.Metadata != nil && len(o.Metadata) == 0 {
-		// Copy Blob takes "no metadata" for "the source's".
-		return c.SetMetadata(ctx, dst, nil, blob.Condition{IfMatch: w.ETag})
-	}
-	return w, nil
 }
 
 // SetMetadata implements blob.Container.
@@ -150,9 +118,12 @@ func (c *Container) SetMetadata(ctx context.Context, name string, m map[string]s
 	if err := cmp.Or(checkName(op, name), checkOptions(op, name, blob.Headers{}, m)); err != nil {
 		return blob.Written{}, err
 	}
-	ctx, _ = withAttempts(ctx, op, name)
-	r, err := c.client.NewBlobClient(name).SetMetadata(ctx, sdkMetadata(m), &sdkblob.SetMetadataOptions{AccessConditions: accessConditions(cond)})
+	ctx, tries := withAttempts(ctx, op, name)
+	r, err := c.client.NewBlobClient(name).SetMetadata(ctx, sdkMetadata(m), &sdkblob.SetMetadataOptions{AccessConditions: c.writeConditions(name, cond)})
 	if err != nil {
+		if w, ok := c.recognise(ctx, tries, cond, err, holdsMetadata(m)); ok {
+			return w, nil
+		}
 		return blob.Written{}, failWrite(ctx, op, name, blob.Condition{}, err)
 	}
 	return written(r.ETag, r.LastModified), nil
@@ -167,11 +138,14 @@ func (c *Container) Delete(ctx context.Context, name string, cond blob.Condition
 	ctx, tries := withAttempts(ctx, op, name)
 	_, err := c.client.NewBlobClient(name).Delete(ctx, &sdkblob.DeleteOptions{
 		DeleteSnapshots:  new(sdkblob.DeleteSnapshotsOptionTypeInclude),
-		AccessConditions: accessConditions(cond),
+		AccessConditions: c.writeConditions(name, cond),
 	})
 	err = failWrite(ctx, op, name, blob.Condition{}, err)
 	if tries.doubtful && blob.Is(err, blob.NotFound) {
-		return nil // an earlier try deleted it, and its answer was lost
+		err = nil // an earlier try deleted it, and its answer was lost
+	}
+	if err == nil {
+		c.leases.Forget(name)
 	}
 	return err
 }

@@ -1,0 +1,185 @@
+package azure
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
+
+	"blobmount/blobcache/blob"
+)
+
+// maxSourceChanges is how often Copy looks again at a source that somebody else replaces meanwhile.
+const maxSourceChanges = 5
+
+// Copy implements blob.Container. Inside one account the service completes most copies before it answers; what
+// it does not is waited for, until ctx is done.
+//
+// Copy Blob takes neither tier nor tags along by itself (Copy Blob From URL could, up to 256 MiB). So the source's
+// properties are asked for first, which costs a round trip, and where there is a tier or a tag to carry over, the copy
+// is of that very version.
+func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
+	const op = "Copy"
+	if err := cmp.Or(checkName(op, dst), checkName(op, src), checkOptions(op, dst, blob.Headers{}, o.Metadata)); err != nil {
+		return blob.Written{}, err
+	}
+	ctx, _ = withAttempts(ctx, op, dst)
+	var w blob.Written
+	for change := 0; ; change++ {
+		options, pinned, err := c.copyOptions(ctx, dst, src, o)
+		if err != nil {
+			return blob.Written{}, fail(ctx, op, dst, err)
+		}
+		if w, err = c.copyBlob(ctx, dst, src, options, o.Condition); err == nil {
+			break
+		}
+		if !pinned || change == maxSourceChanges || !sourceChanged(err) {
+			return blob.Written{}, err
+		}
+	}
+	if o.Metadata != nil && len(o.Metadata) == 0 {
+		// Copy Blob takes "no metadata" for "the source's".
+		return c.SetMetadata(ctx, dst, nil, blob.Condition{IfMatch: w.ETag})
+	}
+	return w, nil
+}
+
+// copyOptions returns what the request says, and whether it names the source's version though the caller did not.
+func (c *Container) copyOptions(ctx context.Context, dst, src string, o blob.CopyOptions) (options *sdkblob.StartCopyFromURLOptions, pinned bool, err error) {
+	r, err := c.client.NewBlobClient(src).GetProperties(ctx, nil)
+	if err != nil {
+		return nil, false, err
+	}
+	p := headProperties(src, r)
+	options = &sdkblob.StartCopyFromURLOptions{Metadata: sdkMetadata(o.Metadata), AccessConditions: c.writeConditions(dst, o.Condition)}
+	if !p.TierInferred && p.Tier != string(sdkblob.AccessTierArchive) { // that one cannot be copied, and says so
+		options.Tier = tier(p.Tier)
+	}
+	if p.TagCount > 0 {
+		if options.BlobTags, err = c.tags(ctx, src); err != nil {
+			return nil, false, err
+		}
+	}
+	if o.Source == (blob.Condition{}) && (options.Tier != nil || options.BlobTags != nil) {
+		o.Source.IfMatch, pinned = p.ETag, true
+	}
+	options.SourceModifiedAccessConditions = sourceConditions(o.Source)
+	return options, pinned, nil
+}
+
+// sourceChanged reports a failed condition on the source.
+func sourceChanged(err error) bool {
+	e, ok := errors.AsType[*blob.Error](err)
+	return ok && e.Code == blob.ConditionNotMet &&
+		(e.ServiceCode == string(bloberror.SourceConditionNotMet) || e.ServiceCode == string(bloberror.CannotVerifyCopySource))
+}
+
+// copyBlob copies, and waits until the copy is complete; cond is the condition that options has for the destination.
+func (c *Container) copyBlob(ctx context.Context, dst, src string, options *sdkblob.StartCopyFromURLOptions, cond blob.Condition) (blob.Written, error) {
+	const op = "Copy"
+	source := c.URL(src)
+	if c.sas != "" {
+		source += "?" + c.sas
+	}
+	client := c.client.NewBlobClient(dst)
+	r, err := client.StartCopyFromURL(ctx, source, options)
+	if err != nil {
+		return blob.Written{}, failWrite(ctx, op, dst, cond, err)
+	}
+	w, status, id := written(r.ETag, r.LastModified), value(r.CopyStatus), text(r.CopyID)
+	for poll := 1; status == sdkblob.CopyStatusTypePending; poll++ {
+		if err := sleep(ctx, backoff(poll)); err != nil {
+			return blob.Written{}, fail(ctx, op, dst, err)
+		}
+		p, err := client.GetProperties(ctx, nil)
+		if err != nil {
+			return blob.Written{}, fail(ctx, op, dst, err)
+		}
+		if text(p.CopyID) != id {
+			return blob.Written{}, &blob.Error{Code: blob.ConditionNotMet, Op: op, Name: dst, Err: errors.New("the destination was replaced while it was copied to")}
+		}
+		w, status = written(p.ETag, p.LastModified), value(p.CopyStatus)
+	}
+	if status != sdkblob.CopyStatusTypeSuccess {
+		return blob.Written{}, &blob.Error{Code: blob.Other, Op: op, Name: dst, Err: fmt.Errorf("the copy ended with status %q", status)}
+	}
+	return w, nil
+}
+
+// StageBlockFrom implements blob.Container.
+func (c *Container) StageBlockFrom(ctx context.Context, name, id string, src blob.Range) error {
+	const op = "StageBlockFrom"
+	if err := cmp.Or(checkName(op, name), checkName(op, src.Name), checkSize(op, name, src.Size, blob.MaxBlockSize)); err != nil {
+		return err
+	}
+	if src.Offset < 0 || src.Size == 0 {
+		return &blob.Error{Code: blob.InvalidRange, Op: op, Name: name, Err: fmt.Errorf("%d bytes at %d of %q", src.Size, src.Offset, src.Name)}
+	}
+	ctx, _ = withAttempts(ctx, op, name)
+	address, token, err := c.readable(ctx, src.Name)
+	if err != nil {
+		return fail(ctx, op, name, err)
+	}
+	_, err = c.client.NewBlockBlobClient(name).StageBlockFromURL(ctx, encodeID(id), address, &blockblob.StageBlockFromURLOptions{
+		CopySourceAuthorization:        optional(token),
+		Range:                          sdkblob.HTTPRange{Offset: src.Offset, Count: src.Size},
+		SourceModifiedAccessConditions: sourceConditions(src.Condition),
+		LeaseAccessConditions:          c.leaseCondition(name),
+	})
+	return failWrite(ctx, op, name, blob.Condition{}, err)
+}
+
+// sourceSignedFor is how long the signature on a source's address holds: RetryFor is well below it, and clocks may
+// differ by 15 minutes, as for every request that a shared key signs.
+const sourceSignedFor = 30 * time.Minute
+
+// storageScope is what a token for the Blob service is asked for ("Authorize with Microsoft Entra ID").
+const storageScope = "https://storage.azure.com/.default"
+
+// readable returns an address under which the service itself can read a blob, and the token to read it with if it
+// needs one. Put Block From URL reads its source as any client would: the signature on the request does not cover it.
+// The address holds a secret.
+func (c *Container) readable(ctx context.Context, name string) (address, token string, err error) {
+	address = c.URL(name)
+	switch {
+	case c.cred.SharedKey != nil:
+		query, err := c.signRead(name)
+		return address + "?" + query, "", err
+	case c.cred.Token != nil:
+		t, err := tokenSource{c.cred.Token}.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{storageScope}})
+		return address, "Bearer " + t.Token, err
+	case c.sas != "":
+		return address + "?" + c.sas, "", nil
+	}
+	return address, "", nil
+}
+
+// signRead returns a service SAS to read one blob.
+func (c *Container) signRead(name string) (string, error) {
+	base, err := url.Parse(c.base)
+	if err != nil {
+		return "", err
+	}
+	protocol := sas.ProtocolHTTPS
+	if base.Scheme == "http" {
+		protocol = sas.ProtocolHTTPSandHTTP
+	}
+	permissions := sas.BlobPermissions{Read: true}
+	q, err := sas.BlobSignatureValues{
+		Protocol:      protocol,
+		ExpiryTime:    time.Now().UTC().Add(sourceSignedFor),
+		Permissions:   permissions.String(),
+		ContainerName: path.Base(base.Path),
+		BlobName:      name,
+	}.SignWithSharedKey(c.cred.SharedKey)
+	return q.Encode(), err
+}
