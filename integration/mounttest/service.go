@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -32,7 +33,13 @@ type Service struct {
 // Embedded starts the embedded service until the test ends.
 func Embedded(t testing.TB) *Service {
 	t.Helper()
-	s, err := blobserver.Start(blobserver.Options{})
+	return EmbeddedWith(t, blobserver.Options{})
+}
+
+// EmbeddedWith is Embedded with options, which must leave the account as it is.
+func EmbeddedWith(t testing.TB, o blobserver.Options) *Service {
+	t.Helper()
+	s, err := blobserver.Start(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,6 +64,23 @@ func Azurite(t testing.TB) *Service {
 
 // URL returns the address of the account, without a slash at the end.
 func (s *Service) URL() string { return s.url }
+
+// Via returns the same service as it is reached through another address, host:port, that passes connections on. It is
+// for mounts (NewPoint); containers are made by the original.
+func (s *Service) Via(address string) *Service {
+	host := s.Address()
+	return &Service{
+		Name: s.Name, Embedded: s.Embedded, credential: s.credential,
+		connection: strings.ReplaceAll(s.connection, host, address), url: strings.ReplaceAll(s.url, host, address),
+	}
+}
+
+// Address returns host:port of the service.
+func (s *Service) Address() string {
+	_, host, _ := strings.Cut(s.url, "://")
+	host, _, _ = strings.Cut(host, "/")
+	return host
+}
 
 // ConnectionString returns what the SDKs and blobmount take, the key included.
 func (s *Service) ConnectionString() string { return s.connection }

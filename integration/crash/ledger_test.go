@@ -1,0 +1,107 @@
+package crash
+
+import (
+	"strings"
+	"testing"
+)
+
+// The judge finds what is older, missing or mixed, and accepts what is whole and new enough.
+func TestJudge(t *testing.T) {
+	l := NewLedger()
+	const size = 1000 // not a multiple of a record
+	write := func(path string, size int64) (*Claim, []byte) {
+		image := NewImage(l.Next(path), size)
+		return l.Begin(path, image), image.Bytes()
+	}
+	want := func(what, path string, f Found, v Verdict) {
+		t.Helper()
+		if got, text := l.Judge(path, f); got != v || (v == Right) != (text == "") {
+			t.Errorf("%s: %d (%s), want %d", what, got, text, v)
+		}
+	}
+	want("nothing was begun", "a", Found{}, Right)
+	first, one := write("a", size)
+	want("begun and not there", "a", Found{}, Right)
+	want("begun and there", "a", Found{true, one}, Right)
+	first.Acknowledge()
+	want("missing", "a", Found{}, Lost)
+	second, two := write("a", size)
+	want("the acknowledged one", "a", Found{true, one}, Right)
+	want("the begun one", "a", Found{true, two}, Right)
+	want("cut", "a", Found{true, two[:size-1]}, Torn)
+	want("mixed", "a", Found{true, append(append([]byte{}, one[:500]...), two[500:]...)}, Torn)
+	want("zeros", "a", Found{true, make([]byte, size)}, Torn)
+	want("moved", "a", Found{true, append(append([]byte{}, two[32:]...), two[:32]...)}, Torn)
+	second.Acknowledge()
+	want("older", "a", Found{true, one}, Lost)
+	want("of another file", "b", Found{true, two}, Torn)
+
+	rename := l.BeginRename("a", "b")
+	want("the source of a rename", "a", Found{}, Right)
+	want("its target", "b", Found{true, two}, Right)
+	if v, text := l.JudgeRename("a", func(string) Found { return Found{} }); v != Lost {
+		t.Errorf("neither name is there: %d (%s), want lost", v, text)
+	}
+	if v, text := l.JudgeRename("a", func(path string) Found { return Found{path == "b", two} }); v != Right {
+		t.Errorf("renamed: %d (%s)", v, text)
+	}
+	rename.Acknowledge()
+	want("the source comes back", "a", Found{true, two}, Lost)
+	want("the target is missing", "b", Found{}, Lost)
+	unlink := l.BeginUnlink("b")
+	want("begun unlink", "b", Found{}, Right)
+	unlink.Acknowledge()
+	want("unlinked", "b", Found{true, two}, Lost)
+
+	// After a prefix was found, that is the file.
+	image := NewImage(l.Next("log"), 100)
+	l.BeginAppend("log", image).Acknowledge()
+	longer := image.Patch(l.Next("log"), 100, 100)
+	l.BeginAppend("log", longer)
+	want("too short a prefix", "log", Found{true, longer.Bytes()[:99]}, Torn)
+	want("a prefix", "log", Found{true, longer.Bytes()[:150]}, Right)
+	l.Settle("log", Found{true, longer.Bytes()[:150]})
+	want("what it was settled on", "log", Found{true, longer.Bytes()[:150]}, Right)
+	want("more than it was settled on", "log", Found{true, longer.Bytes()}, Torn)
+}
+
+func TestUnclosed(t *testing.T) {
+	l := NewLedger()
+	image := NewImage(l.Next("a"), 10)
+	c := l.Begin("a", image)
+	open := func(want int) {
+		t.Helper()
+		if n := len(l.Unclosed()); n != want {
+			t.Errorf("%d files are unclosed, want %d", n, want)
+		}
+	}
+	open(0)
+	c.Written()
+	open(1)
+	c.Closing()
+	open(0)
+	c.Acknowledge()
+	if n, bytes := l.Acknowledged(); n != 1 || bytes != 10 {
+		t.Errorf("%d operations of %d bytes", n, bytes)
+	}
+}
+
+func TestImage(t *testing.T) {
+	a, b := Stamp{"a", 1}, Stamp{"b", 2}
+	m := NewImage(a, 300).Patch(b, 50, 100)
+	whole, over := NewImage(a, 300).Bytes(), NewImage(b, 300).Bytes()
+	copy(whole[50:150], over[50:150])
+	if !m.Is(whole) {
+		t.Error("a patch is not where it belongs")
+	}
+	if m := m.Cut(120); m.Size() != 120 || !m.Is(whole[:120]) {
+		t.Error("a cut image is not a prefix")
+	}
+	if m := m.Patch(b, 300, 20); m.Size() != 320 || string(m.Bytes()[:300]) != string(whole) {
+		t.Error("an append changes what was there")
+	}
+	text := Describe(append(append([]byte{}, NewImage(a, 64).Bytes()...), make([]byte, 64)...), "a", "b")
+	if !strings.Contains(text, "[0, 64) a version 1") || !strings.Contains(text, "[64, 128) zeros") {
+		t.Error(text)
+	}
+}

@@ -1,0 +1,332 @@
+package integration
+
+import (
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"blobmount/integration/crash"
+	"blobmount/integration/mounttest"
+)
+
+// "An acknowledged write is never lost": whenever the daemon is killed.
+func TestMountKilled(t *testing.T) { testCrashes(t, crashes{}) }
+
+// The same with a cache directory that loses what was not synced.
+func TestMountPowerCut(t *testing.T) { testCrashes(t, crashes{powerCut: true}) }
+
+// "With write-back, close returns once the data is durable on the local disk": a mount afterwards replays it.
+func TestMountKilledWriteBack(t *testing.T) {
+	testCrashes(t, crashes{flags: []string{"--write-back"}})
+}
+
+func TestMountPowerCutWriteBack(t *testing.T) {
+	testCrashes(t, crashes{flags: []string{"--write-back"}, powerCut: true})
+}
+
+// crashes is a series of crashes under a workload.
+type crashes struct {
+	flags    []string // of the mount; the test is skipped if the program does not have them
+	powerCut bool
+}
+
+// drainBound is how long a new mount may take to write what the one before it had acknowledged.
+const drainBound = 60 * time.Second
+
+func testCrashes(t *testing.T, c crashes) {
+	for _, flag := range c.flags {
+		needWord(t, flag, "--help")
+	}
+	mounttest.NeedFUSE(t)
+	kills := 10
+	if mounttest.Long() {
+		kills = 200
+	}
+	if c.powerCut && !mounttest.Long() {
+		kills = 6 // each takes the cache directory off and on
+	}
+	seed := rand.Uint64()
+	t.Logf("the seed is %d", seed)
+	b := newCrashBench(t, c, seed)
+	for i := range kills {
+		b.round(uint64(i))
+		if t.Failed() {
+			t.Fatalf("after %d kills", i+1)
+		}
+	}
+	b.summary()
+}
+
+// crashBench is a mount that is killed again and again.
+type crashBench struct {
+	*world
+	crashes
+	link   *crash.Link
+	disk   *crash.Disk // nil without power cuts
+	ledger *crash.Ledger
+	random *rand.Rand
+	seed   uint64
+	// recover: the program lists what was kept.
+	recover bool
+
+	kills, recovered, kept int
+}
+
+func newCrashBench(t *testing.T, c crashes, seed uint64) *crashBench {
+	t.Helper()
+	s := mounttest.Embedded(t)
+	link := newLink(t, s)
+	container := s.NewContainer(t)
+	var disk *crash.Disk
+	at := filepath.Join(t.TempDir(), "disk")
+	if c.powerCut {
+		disk = newDisk(t, at)
+	}
+	point := s.Via(link.Address()).NewPoint(t, container) // ends before the disk does
+	if c.powerCut {
+		point.Cache = at
+	}
+	b := &crashBench{
+		world: &world{point, container, t}, crashes: c, link: link, disk: disk, ledger: crash.NewLedger(),
+		random: rand.New(rand.NewPCG(seed, 1)), seed: seed,
+		recover: strings.Contains(helpText(t, "--help"), "blobmount recover"),
+	}
+	b.mount()
+	if b.disk != nil {
+		must(t, b.disk.Sync()) // the first mount was long before the first power cut
+	}
+	for _, dir := range b.workload(0).Directories() {
+		must(t, os.Mkdir(b.path(dir), 0o755))
+	}
+	return b
+}
+
+// newLink returns a link to a service, until the test ends.
+func newLink(t *testing.T, s *mounttest.Service) *crash.Link {
+	t.Helper()
+	link, err := crash.NewLink(s.Address())
+	must(t, err)
+	t.Cleanup(link.Close)
+	return link
+}
+
+// newDisk mounts a disk that can lose what was not synced, until the test ends.
+func newDisk(t *testing.T, at string) *crash.Disk {
+	t.Helper()
+	must(t, os.Mkdir(at, 0o700))
+	disk, err := crash.NewDisk(t.TempDir(), at)
+	must(t, err)
+	t.Cleanup(func() { must(t, disk.Close()) })
+	return disk
+}
+
+func (b *crashBench) mount() {
+	b.t.Helper()
+	b.Mount(slices.Concat([]string{"--block-size=256KiB", "--log-level=warn"}, b.flags)...)
+}
+
+func (b *crashBench) workload(round uint64) *crash.Workload {
+	return &crash.Workload{
+		Dir: b.Dir, Ledger: b.ledger, Workers: 4, Names: 12, Small: 20 << 10, Large: 1 << 20, Seed: b.seed + round,
+	}
+}
+
+// round lets the workload run, kills the daemon, mounts again, and judges every file.
+func (b *crashBench) round(n uint64) {
+	b.t.Helper()
+	run := b.workload(n).Start()
+	// The moment of the kill is random, and what makes the test: nothing is waited for.
+	time.Sleep(50*time.Millisecond + time.Duration(b.random.Int64N(int64(400*time.Millisecond))))
+	run.Stop()
+	b.Signal(syscall.SIGKILL)
+	if err := run.Wait(); err != nil {
+		b.t.Errorf("before the kill: %v", err)
+	}
+	b.kills++
+	b.Unmount()
+	must(b.t, b.link.AwaitIdle(drainBound))
+	if b.disk != nil {
+		must(b.t, b.disk.PowerCut(b.random))
+	}
+	before := b.inService()
+	unclosed := b.ledger.Unclosed()
+	if b.disk == nil && !b.recover {
+		b.keptInStaging(unclosed)
+	}
+	b.mount()
+	found := b.drained()
+	if b.recover && b.disk == nil {
+		b.keptForRecover(unclosed, found)
+	}
+	for path, f := range found {
+		if old := before[path]; f.Exists && (!old.Exists || string(old.Content) != string(f.Content)) {
+			b.recovered++
+		}
+		b.ledger.Settle(path, f)
+	}
+	b.nothingElse(found)
+}
+
+// drained waits until the mount and the service agree on every path and each is right, and returns what they hold.
+func (b *crashBench) drained() map[string]crash.Found {
+	b.t.Helper()
+	for deadline := time.Now().Add(drainBound); ; time.Sleep(20 * time.Millisecond) {
+		mounted, stored := b.onMount(), b.inService()
+		problems := b.problems("on the mount", mounted)
+		problems = append(problems, b.problems("in the service", stored)...)
+		for path, f := range mounted {
+			if s := stored[path]; s.Exists != f.Exists || string(s.Content) != string(f.Content) {
+				problems = append(problems, path+": the mount and the service differ")
+			}
+		}
+		if len(problems) == 0 {
+			return mounted
+		}
+		if !b.writesBack() || time.Now().After(deadline) {
+			b.t.Fatalf("after kill %d: %s", b.kills, strings.Join(problems, "\n"))
+		}
+	}
+}
+
+// writesBack reports whether the service may be behind what was acknowledged, until a new mount has caught up.
+func (b *crashBench) writesBack() bool { return slices.Contains(b.flags, "--write-back") }
+
+// problems judges all paths.
+func (b *crashBench) problems(where string, found map[string]crash.Found) []string {
+	var problems []string
+	words := map[crash.Verdict]string{crash.Lost: "lost", crash.Torn: "torn"}
+	for path, f := range found {
+		v, text := b.ledger.Judge(path, f)
+		if v == crash.Right {
+			v, text = b.ledger.JudgeRename(path, func(p string) crash.Found { return found[p] })
+		}
+		if v != crash.Right {
+			problems = append(problems, words[v]+" "+where+": "+text)
+		}
+	}
+	return problems
+}
+
+func (b *crashBench) onMount() map[string]crash.Found {
+	b.t.Helper()
+	found := map[string]crash.Found{}
+	for _, path := range b.ledger.Paths() {
+		content, err := os.ReadFile(b.path(path))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			b.t.Fatalf("after kill %d: %v", b.kills, err)
+		}
+		found[path] = crash.Found{Exists: err == nil, Content: content}
+	}
+	return found
+}
+
+func (b *crashBench) inService() map[string]crash.Found {
+	b.t.Helper()
+	names := b.Blobs()
+	found := map[string]crash.Found{}
+	for _, path := range b.ledger.Paths() {
+		f := crash.Found{}
+		if _, f.Exists = slices.BinarySearch(names, path); f.Exists {
+			f.Content = b.Get(path)
+		}
+		found[path] = f
+	}
+	return found
+}
+
+// nothingElse checks that the service has no names that nobody made.
+func (b *crashBench) nothingElse(found map[string]crash.Found) {
+	b.t.Helper()
+	dirs := b.workload(0).Directories()
+	for _, name := range b.Blobs() {
+		if _, ok := found[name]; !ok && !slices.Contains(dirs, name) {
+			b.t.Errorf("nobody made the blob %q", name)
+		}
+	}
+}
+
+// keptInStaging checks that the bytes of writers that had neither closed nor synced are in the cache directory.
+func (b *crashBench) keptInStaging(unclosed map[string]crash.Image) {
+	b.t.Helper()
+	staged := stagedFiles(b.t, b.Cache)
+	for path, image := range unclosed {
+		if !staged[string(image.Bytes())] {
+			b.t.Errorf("%s was written and not closed: its bytes are not in the cache directory", path)
+			continue
+		}
+		b.kept++
+	}
+}
+
+// stagedFiles returns the contents of all staging files of a cache directory.
+func stagedFiles(t *testing.T, cache string) map[string]bool {
+	t.Helper()
+	contents := map[string]bool{}
+	err := filepath.WalkDir(filepath.Join(cache, "staging"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		contents[string(content)] = true
+		return err
+	})
+	must(t, err)
+	return contents
+}
+
+// keptForRecover checks that the program lists the files whose writers had neither closed nor synced, unless they
+// were committed all the same.
+func (b *crashBench) keptForRecover(unclosed map[string]crash.Image, found map[string]crash.Found) {
+	b.t.Helper()
+	r := b.Run("recover", "list", "--cache-dir", b.Cache)
+	if r.Status != 0 {
+		b.t.Fatalf("recover list: %+v", r)
+	}
+	for path, image := range unclosed {
+		switch {
+		case image.Is(found[path].Content):
+			b.t.Errorf("%s was committed, though its writer had neither closed nor synced it", path)
+		case !strings.Contains(r.Stdout, path):
+			b.t.Errorf("%s was written and not closed: recover list does not name it:\n%s", path, r.Stdout)
+		default:
+			b.kept++
+		}
+	}
+}
+
+// summary prints what was proven, and fails the test if that is nothing.
+func (b *crashBench) summary() {
+	b.t.Helper()
+	operations, bytes := b.ledger.Acknowledged()
+	files := len(b.ledger.Paths())
+	// A path that is lost or torn has ended the test before.
+	b.t.Logf("%d kills, %d files, %d acknowledged operations, %d MiB, 0 lost, 0 torn, %d recovered, %d kept",
+		b.kills, files, operations, bytes>>20, b.recovered, b.kept)
+	if files < 20 || operations < 20*b.kills {
+		b.t.Errorf("%d files and %d operations prove little", files, operations)
+	}
+	if b.disk == nil && b.kept == 0 {
+		b.t.Error("no file was open at any kill: nothing is proven of those")
+	}
+}
+
+// needWord skips the test while a help text of the program does not have a word.
+func needWord(t *testing.T, word string, command ...string) {
+	t.Helper()
+	if !strings.Contains(helpText(t, command...), word) {
+		t.Skipf("blobmount %s does not name %s", strings.Join(command, " "), word)
+	}
+}
+
+// helpText returns what the program prints.
+func helpText(t *testing.T, args ...string) string {
+	t.Helper()
+	return command(t, "/", nil, append([]string{mounttest.Binary(t)}, args...)...)
+}
