@@ -3,7 +3,6 @@ package blobcache
 import (
 	"crypto/rand"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -79,30 +78,41 @@ func (f *File) Backing() *os.File {
 	return file
 }
 
-// takeOver makes the cache file of a version that the kernel reads the staging file of its File. It fails with Busy
-// if another File or process has the version open too, since it must go on seeing the old content. f.mu is held.
+// takeOver makes the cache file of the base the staging file of its File: a change of a little in a large file then
+// leaves all of it in the cache, and readers whom the kernel serves from that file see what is written. It fails with
+// Busy if that cannot be: another File or process has the version open, and must go on seeing the old content, or not
+// all of it is known to be good. f.mu is held.
 func (f *File) takeOver() (*stage, error) {
 	v := f.base
 	busy := &blob.Error{Code: blob.Busy, Op: "Write", Name: f.props.Name}
-	if v == nil {
-		return nil, busy
-	}
 	c := f.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.refs != 1 || !v.files.complete || unix.Flock(int(v.files.data.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	if v.refs != 1 || !v.files.complete || !v.checked.full() || v.size != f.limit || v.p.single() && !f.exposed ||
+		unix.Flock(int(v.files.data.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil, busy
 	}
+	s := c.stageOf(rand.Text())
+	var err error
+	if s.journal, err = createJournal(c.stagingPath(s.id, extJournal), f.header()); err != nil {
+		_ = unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH)
+		return nil, err
+	}
+	err = s.journal.span(recHeld, 0, v.size)
 	// It loses its place in the cache before its first byte changes.
-	path := filepath.Join(c.staging, rand.Text())
-	if err := os.Rename(v.key.path(c.dir)+extBlob, path); err != nil {
+	if err == nil {
+		err = os.Rename(v.key.path(c.dir)+extBlob, c.stagingPath(s.id, extData))
+	}
+	if err != nil {
 		// It was evicted by another process: without a name it could not become a version again.
+		s.drop()
+		_ = unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH)
 		return nil, busy
 	}
 	_ = os.Remove(v.key.path(c.dir) + extMap) // of a version that is not there any more
-	s := c.stageOf(v.files.data, path)
+	s.file = v.files.data
 	s.valid.add(0, v.size)
 	s.count = roundBlock(v.size) // was counted as the version's, and is now the staging file's
 	v.files.data = nil

@@ -2,7 +2,6 @@ package blobcache
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,7 +28,14 @@ type Config struct {
 	BlockSize int64
 	// Connections bounds the requests for data that are under way at once, up and down separately. 0 means 64.
 	Connections int
-	Log         *slog.Logger
+	// WriteBack says when a close is answered. With it, what was closed is sent after Delay.
+	WriteBack WriteBack
+	Delay     time.Duration
+	// LastWriterWins commits without a condition: what another writer has made of a blob meanwhile is replaced.
+	LastWriterWins bool
+	// ConvertAppend lets writes that are no appends replace an append blob by a block blob.
+	ConvertAppend bool
+	Log           *slog.Logger
 }
 
 // The least that a cache can work with: a fetch and an upload of one block at a time, for a few readers.
@@ -41,8 +47,7 @@ const (
 // Cache is an open cache directory. All methods may be called in parallel.
 type Cache struct {
 	dir       string
-	staging   string // this process's part of it, locked
-	lock      *os.File
+	staging   string // the part of it for staging files
 	log       *slog.Logger
 	blockSize int64
 	small     int64 // blobs of up to this many bytes are one unit
@@ -51,6 +56,11 @@ type Cache struct {
 	window    int64 // read-ahead, bytes
 	piece     int64 // largest ranged request, bytes
 	now       func() time.Time
+
+	writeBack      WriteBack
+	delay          time.Duration
+	lastWriterWins bool
+	convertAppend  bool
 
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
@@ -62,6 +72,10 @@ type Cache struct {
 	downloads semaphore
 	uploads   semaphore
 	evicted   atomic.Int64
+	// inBackground bounds the commits after a close was answered.
+	inBackground semaphore
+	sent         signal      // a block has been uploaded, or could not be
+	noBlockCopy  atomic.Bool // the service cannot make a block out of another blob's bytes
 	// background counts the uploads ahead of a commit, for Close.
 	background sync.WaitGroup
 
@@ -96,6 +110,8 @@ func Open(cfg Config) (*Cache, error) {
 		dir: cfg.Dir, log: cfg.Log, blockSize: cfg.BlockSize, now: time.Now,
 		versions: map[key]*version{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
 		downloads: make(semaphore, cfg.Connections), uploads: make(semaphore, cfg.Connections),
+		inBackground: make(semaphore, cfg.Connections),
+		writeBack:    cfg.WriteBack, delay: cfg.Delay, lastWriterWins: cfg.LastWriterWins, convertAppend: cfg.ConvertAppend,
 		// A whole request of 4 MiB at 60 MiB a second takes 67 ms, so 10 ms until its first byte cost 13 %; more
 		// would only make the pipeline coarser.
 		piece: 4 << 20, whole: sumMax,
@@ -119,25 +135,12 @@ func Open(cfg Config) (*Cache, error) {
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
 	c.space.evict, c.space.measure = c.evict, c.measure
-	if err := c.openStaging(); err != nil {
+	c.staging = filepath.Join(cfg.Dir, stagingDir)
+	if err := os.MkdirAll(c.staging, 0o700); err != nil {
 		c.space.close()
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
 	return c, nil
-}
-
-// openStaging makes this process's staging directory. The lock tells other processes that its owner lives.
-func (c *Cache) openStaging() error {
-	c.staging = filepath.Join(c.dir, "staging", fmt.Sprintf("%d-%s", os.Getpid(), rand.Text()[:8]))
-	if err := os.MkdirAll(c.staging, 0o700); err != nil {
-		return err
-	}
-	lock, err := os.OpenFile(filepath.Join(c.staging, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	c.lock = lock
-	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
 // Dir returns the cache directory.
@@ -160,20 +163,44 @@ func (c *Cache) Close(ctx context.Context) error {
 		dirty = append(dirty, f)
 	}
 	c.mu.Unlock()
-	var errs []error
-	for _, f := range dirty {
-		if err := f.Commit(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("%q is not saved in the service, its bytes are in %s: %w", f.Name(), f.stagingPath(), err))
+	errs := make([]error, len(dirty))
+	var wg sync.WaitGroup
+	slots := make(semaphore, cap(c.uploads))
+	for i, f := range dirty {
+		if slots.acquire(context.WithoutCancel(ctx)) != nil {
+			break
 		}
+		wg.Go(func() {
+			defer slots.release()
+			errs[i] = f.saveLast(ctx)
+		})
 	}
+	wg.Wait()
 	c.cancel()
 	c.background.Wait()
-	_ = c.lock.Close()
-	if len(errs) == 0 {
-		_ = os.RemoveAll(c.staging) // nothing in it but the lock
-	}
 	c.budget.close()
 	return errors.Join(errs...)
+}
+
+// saveLast commits a file when nobody can write to it any more.
+func (f *File) saveLast(ctx context.Context) error {
+	err := f.Commit(ctx)
+	if err == nil {
+		f.Settle()
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost != nil && f.stage == nil {
+		return nil // it is kept, as the log has said
+	}
+	id := "none: it is empty"
+	if f.stage != nil {
+		id = f.stage.id
+		f.stage.leave()
+		f.stage = nil
+	}
+	return fmt.Errorf("%q is not saved in the service, its bytes are kept under the id %s: %w", f.props.Name, id, err)
 }
 
 // open returns the version, shared with everybody who has it open. release ends the use.

@@ -67,6 +67,12 @@ func (x extents) covers(off, end int64) bool {
 	return i < len(x) && x[i].off <= off && end <= x[i].end
 }
 
+// overlaps reports whether any byte of [off, end) is in the set.
+func (x extents) overlaps(off, end int64) bool {
+	i := x.search(off)
+	return off < end && i < len(x) && x[i].off < end
+}
+
 // run returns the end of the stretch that begins at off and lies either wholly inside the set or wholly outside,
 // at most end, and which of both it is.
 func (x extents) run(off, end int64) (int64, bool) {

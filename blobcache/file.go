@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -23,22 +24,38 @@ type File struct {
 	// writers is held shared by every write, and exclusively by a commit that could not catch up with them.
 	writers sync.RWMutex
 
-	mu       sync.RWMutex // guards what is below
-	props    blob.Properties
-	isNew    bool     // the service does not have it yet
-	base     *version // what the blob held before our writes; nil if not opened or not there
-	limit    int64    // bytes of base from here on are not part of the file
+	mu    sync.RWMutex // guards what is below
+	props blob.Properties
+	isNew bool // the service does not have it yet
+	// under is the version whose bytes lie under our writes: the blob's own, or that of another blob which this one is a
+	// copy of. Bytes of it from limit on are not part of the file.
+	under    lower
+	limit    int64
+	base     *version // under, opened; nil if it was not needed
 	size     int64
 	modified time.Time
 	stage    *stage // nil as long as nothing was written
 	gen      uint64 // counts changes
 	saved    uint64 // the gen that the service has
-	gone     bool   // unlinked or replaced: there is nothing to commit to
-	lost     error  // another writer won: commits fail from now on
-	retrying bool
-	exposed  bool // the kernel reads a backing file by itself, until users is 0
-	users    int  // Acquire less Release
-	writing  int  // those of them that may write
+	acked    uint64 // the gen that a close was answered for because it is durable here (write-back)
+	upTo     int64  // during a commit: bytes of what it makes that are still part of the file
+	tags     map[string]string
+	gone     bool          // unlinked or replaced: there is nothing to commit to
+	lost     error         // another writer won: commits fail from now on
+	failed   error         // of the last commit, nil when it succeeded
+	since    time.Time     // when it became dirty
+	later    *time.Timer   // commits it in the background
+	wait     time.Duration // between the last two attempts of that
+	exposed  bool          // the kernel reads a backing file by itself, until users is 0
+	users    int           // Acquire less Release
+	writing  int           // those of them that may write
+}
+
+// lower names a version, by its blob in the same container.
+type lower struct {
+	name string
+	etag blob.ETag
+	size int64 // bytes
 }
 
 // Hooks are what the owner of a File adds to its commits. They must not call methods that change the File.
@@ -57,14 +74,16 @@ type Hooks struct {
 
 // OpenFile returns a File for a blob that is in the service.
 func (c *Cache) OpenFile(cont blob.Container, p blob.Properties, hooks Hooks) *File {
-	return &File{c: c, cont: cont, hooks: hooks, props: p, size: p.Size, limit: p.Size, modified: p.Modified}
+	return &File{c: c, cont: cont, hooks: hooks, props: p, size: p.Size, modified: p.Modified,
+		under: lower{p.Name, p.ETag, p.Size}, limit: p.Size}
 }
 
 // CreateFile returns a File for a blob that is not in the service. It is dirty from the start. Of the properties the
 // name, the headers and the metadata count.
 func (c *Cache) CreateFile(cont blob.Container, p blob.Properties, hooks Hooks) *File {
+	p.Size = 0
 	f := c.OpenFile(cont, p, hooks)
-	f.isNew, f.size, f.limit, f.gen, f.modified = true, 0, 0, 1, c.now()
+	f.isNew, f.gen, f.modified, f.since = true, 1, c.now(), c.now()
 	c.track(f, true)
 	return f
 }
@@ -100,31 +119,40 @@ func (f *File) Settle() bool {
 	defer f.mu.Unlock()
 	clean := f.gen == f.saved || f.gone
 	if f.writing == 0 && clean && f.stage != nil {
-		f.adopt()
+		f.settleStage()
 	}
 	if f.users > 0 {
 		return false
 	}
 	f.exposed = false
 	if !clean {
-		if !f.retrying && f.lost == nil {
-			f.retrying = true
-			go f.retry()
+		if f.lost == nil {
+			f.commitLater(firstRetry)
+			return false
 		}
-		return f.lost != nil
+		if f.stage != nil {
+			f.stage.leave() // for blobmount recover
+			f.stage = nil
+		}
 	}
 	f.dropBase()
 	return true
 }
 
-// adopt makes the staging file the cached version. f.mu is held.
-func (f *File) adopt() {
+// settleStage makes the clean staging file the cached version, or puts what it holds there. f.mu is held.
+func (f *File) settleStage() {
 	st := f.stage
 	if f.gone && f.users > 0 {
 		return // nameless, and still read
 	}
 	f.stage = nil
 	if f.gone || f.size == 0 {
+		st.discard()
+		return
+	}
+	if !st.valid.covers(0, f.size) {
+		f.openBase()
+		f.keep(st)
 		st.discard()
 		return
 	}
@@ -135,10 +163,40 @@ func (f *File) adopt() {
 		st.discard()
 	}
 	f.dropBase()
-	f.limit = f.size
+	f.under, f.limit = lower{f.props.Name, f.props.ETag, f.size}, f.size
 	if f.exposed && f.users > 0 {
 		// Readers of the backing file remain: hold the version, so that no other process takes it over.
-		f.base = f.c.open(source{f.cont, f.props.Name, f.props.ETag}, f.size)
+		f.openBase()
+	}
+}
+
+// keepMost bounds how many bytes of a staging file that holds only a part of the version are copied into the cache,
+// which takes 40 ms from and to the page cache.
+const keepMost = 64 << 20
+
+// keep copies the whole grains that the staging file holds into the cached version. What it cannot copy is fetched when
+// it is read. f.mu is held.
+func (f *File) keep(st *stage) {
+	v := f.base
+	if v == nil || st.valid.total() > keepMost || v.p.single() {
+		return
+	}
+	buf := make([]byte, largeSlab)
+	for _, x := range st.valid {
+		for off := (x.off + grain - 1) / grain * grain; off < x.end; {
+			end := min(off+largeSlab, x.end)
+			if end != f.size {
+				end = end / grain * grain
+			}
+			if end <= off {
+				break
+			}
+			part := buf[:end-off]
+			if st.readAt(part, off) != nil || !v.store(part, off) {
+				return
+			}
+			off = end
+		}
 	}
 }
 
@@ -169,12 +227,15 @@ type State struct {
 func (f *File) State() State {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return State{f.props, f.size, f.modified, f.isNew, f.gen != f.saved && !f.gone}
+	return State{f.props, f.size, f.modified, f.isNew, f.dirty()}
 }
+
+// dirty reports whether there is something to commit. f.mu is held.
+func (f *File) dirty() bool { return f.gen != f.saved && !f.gone }
 
 // rlock takes f.mu for reading, with the base opened if there is one.
 func (f *File) rlock() {
-	for f.mu.RLock(); f.base == nil && f.limit > 0; f.mu.RLock() {
+	for f.mu.RLock(); f.base == nil && f.needsBase(); f.mu.RLock() {
 		f.mu.RUnlock()
 		f.mu.Lock()
 		f.openBase()
@@ -182,10 +243,15 @@ func (f *File) rlock() {
 	}
 }
 
+// needsBase reports whether the staging file lacks bytes that the base has. f.mu is held.
+func (f *File) needsBase() bool {
+	return f.limit > 0 && (f.stage == nil || !f.stage.valid.covers(0, f.limit))
+}
+
 // openBase opens the base if there is one. f.mu is held.
 func (f *File) openBase() {
 	if f.base == nil && f.limit > 0 {
-		f.base = f.c.open(source{f.cont, f.props.Name, f.props.ETag}, f.props.Size)
+		f.base = f.c.open(source{f.cont, f.under.name, f.under.etag}, f.under.size)
 	}
 }
 
@@ -199,6 +265,9 @@ func (f *File) version() *version {
 	return f.base
 }
 
+// errReleased says that bytes were asked for which only the service has, in blocks that are not committed.
+var errReleased = errors.New("bytes are in blocks that are not committed")
+
 // Read returns the bytes [off, off+len(buf)), fewer at the end of the file. They lie in buf or in memory that is
 // lent until Data.Done, which must be called. When it fails no byte is returned.
 func (f *File) Read(ctx context.Context, buf []byte, off int64) (Data, error) {
@@ -211,6 +280,13 @@ func (f *File) Read(ctx context.Context, buf []byte, off int64) (Data, error) {
 		d, err := f.readOver(ctx, v, buf, off)
 		if v != nil {
 			f.c.unhold(v)
+		}
+		if errors.Is(err, errReleased) {
+			// They can be read once they are committed, as after an fsync.
+			if err := f.Commit(ctx); err != nil {
+				return Data{}, err
+			}
+			continue
 		}
 		if !blob.Is(err, blob.ConditionNotMet) {
 			return d, err
@@ -243,6 +319,10 @@ func (f *File) readOver(ctx context.Context, v *version, buf []byte, off int64) 
 	buf = buf[:min(int64(len(buf)), f.size-off)]
 	end := off + int64(len(buf))
 	st, limit := f.stage, f.limit
+	if st.released.overlaps(off, end) {
+		f.mu.RUnlock()
+		return Data{}, errReleased
+	}
 	// What is staged is read under the lock, the rest after it: the base does not change.
 	var missing []extent
 	for pos := off; pos < end; {
@@ -270,242 +350,6 @@ func (f *File) readOver(ctx context.Context, v *version, buf []byte, off int64) 
 	return Data{Bytes: [][]byte{buf}}, nil
 }
 
-// Write puts p at off. It never waits for the service. On an error nothing of p counts as written.
-func (f *File) Write(p []byte, off int64) error {
-	f.writers.RLock()
-	defer f.writers.RUnlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	end := off + int64(len(p))
-	if err := f.prepare(end); err != nil {
-		return err
-	}
-	if err := f.stage.writeAt(p, off); err != nil {
-		return err
-	}
-	f.size = max(f.size, end)
-	f.changed(off, end)
-	f.stageAhead(off, end)
-	return nil
-}
-
-// prepare makes sure that there is a staging file and that a file of this size can be committed. f.mu is held.
-func (f *File) prepare(size int64) error {
-	if f.lost != nil {
-		return f.lost // it could never be committed: say so before more is written
-	}
-	if size > f.c.blockSize*blob.MaxBlocks {
-		return &blob.Error{Code: blob.TooLarge, Op: "Write", Name: f.props.Name}
-	}
-	if f.stage != nil {
-		return nil
-	}
-	// The base must be open before the first write: the blob's name and ETag change with the commit.
-	f.openBase()
-	st, err := f.newStage()
-	if err != nil {
-		return err
-	}
-	f.stage = st
-	return nil
-}
-
-func (f *File) newStage() (*stage, error) {
-	if !f.exposed || f.base == nil {
-		return f.c.newStage()
-	}
-	st, err := f.takeOver()
-	if err == nil {
-		f.dropBase()
-		f.limit = 0 // the staging file has it all
-	}
-	return st, err
-}
-
-// changed notes a change of [off, end). f.mu is held.
-func (f *File) changed(off, end int64) {
-	if f.gen == f.saved {
-		f.c.track(f, true)
-	}
-	f.gen++
-	f.modified = f.c.now()
-	for i := off / f.c.blockSize; i*f.c.blockSize < end; i++ {
-		f.stage.block(i).gen = f.gen
-	}
-}
-
-// Truncate sets the size in bytes. What is added reads as zeros.
-func (f *File) Truncate(size int64) error {
-	f.writers.RLock()
-	defer f.writers.RUnlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if size == f.size {
-		return nil
-	}
-	if err := f.prepare(size); err != nil {
-		return err
-	}
-	old := f.size
-	if size < old {
-		if err := f.stage.truncate(size); err != nil {
-			return err
-		}
-		f.limit = min(f.limit, size)
-		if size == 0 {
-			f.dropBase()
-		}
-	} else if f.exposed {
-		// The kernel reads the staging file by itself: its end is the file's.
-		if err := f.stage.file.Truncate(size); err != nil {
-			return err
-		}
-	}
-	f.size = size
-	// The blocks in which the old and the new end lie have other contents or lengths now.
-	from := min(old, size)
-	if from > 0 {
-		from--
-	}
-	f.changed(from, max(min(old, size)+1, size))
-	return nil
-}
-
-// Zero makes [off, off+n) read as zeros, as far as it lies within the file.
-func (f *File) Zero(off, n int64) error {
-	f.writers.RLock()
-	defer f.writers.RUnlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	end := min(off+n, f.size)
-	if off >= end {
-		return nil
-	}
-	if err := f.prepare(f.size); err != nil {
-		return err
-	}
-	if err := f.stage.zero(off, end); err != nil {
-		return err
-	}
-	f.changed(off, end)
-	return nil
-}
-
-// SetModified sets the time of the last change, which the next commit sends. A clean file becomes dirty by it only
-// through SetMetadata.
-func (f *File) SetModified(t time.Time) {
-	f.mu.Lock()
-	f.modified = t
-	f.mu.Unlock()
-}
-
-// SetMetadata replaces the metadata. A dirty file takes it along with its commit; otherwise it is sent at once.
-func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) error {
-	f.commit.Lock()
-	defer f.commit.Unlock()
-	f.mu.Lock()
-	if f.gen != f.saved || f.gone {
-		f.props.Metadata = metadata
-		f.gen++
-		f.mu.Unlock()
-		return nil
-	}
-	f.mu.Unlock()
-	return f.sendMetadata(ctx, metadata)
-}
-
-// sendMetadata replaces the metadata in the service. f.commit is held.
-func (f *File) sendMetadata(ctx context.Context, metadata map[string]string) error {
-	f.mu.RLock()
-	p, gen, only := f.props, f.gen, f.stage == nil
-	f.mu.RUnlock()
-	defer f.c.Moving(f.cont, p.Name, p.ETag)()
-	w, err := f.cont.SetMetadata(ctx, p.Name, metadata, blob.Condition{IfMatch: p.ETag})
-	if err != nil {
-		return err
-	}
-	f.c.Moved(f.cont, p.Name, p.ETag, p.Name, w.ETag)
-	f.mu.Lock()
-	f.props.Metadata, f.props.ETag, f.props.Modified = metadata, w.ETag, w.Modified
-	if only && f.gen == gen {
-		f.saved = gen
-	}
-	p = f.props
-	dirty := f.gen != f.saved
-	f.mu.Unlock()
-	if !dirty {
-		f.c.track(f, false)
-	}
-	f.hooks.Committed(p, dirty)
-	return nil
-}
-
-// Rename gives a File whose blob is not in the service yet another name. For one that is, copy the blob and call
-// Renamed. It reports whether it could.
-func (f *File) Rename(name string) bool {
-	f.commit.Lock()
-	defer f.commit.Unlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.isNew {
-		return false
-	}
-	f.props.Name = name
-	if f.stage != nil {
-		f.stage.restage() // blocks belong to the name they were staged under
-	}
-	return true
-}
-
-// Renamed tells that the blob is now under another name and ETag, with the same bytes.
-func (f *File) Renamed(name string, w blob.Written) {
-	f.commit.Lock()
-	defer f.commit.Unlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.props.Name, f.props.ETag, f.props.Modified = name, w.ETag, w.Modified
-	if f.stage != nil {
-		f.stage.restage()
-	}
-}
-
-// Detach prepares for the deletion or replacement of the blob: what is not cached is fetched, so that those who have
-// the File open go on reading, and nothing is committed any more. It reports whether the service never had the blob.
-// When the deletion fails, Attach takes it back; when it succeeds, Settle gives up what nobody needs.
-func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
-	f.mu.RLock()
-	users, whole := f.users, f.limit > 0
-	f.mu.RUnlock()
-	if users > 0 && whole {
-		if v := f.version(); v != nil {
-			err := v.fill(ctx)
-			f.c.unhold(v)
-			if err != nil {
-				return false, err
-			}
-		}
-	}
-	f.commit.Lock() // a commit under way would bring the blob back
-	defer f.commit.Unlock()
-	f.mu.Lock()
-	f.gone = true
-	isNew = f.isNew
-	f.mu.Unlock()
-	f.c.track(f, false)
-	return isNew, nil
-}
-
-// Attach takes Detach back.
-func (f *File) Attach() {
-	f.mu.Lock()
-	f.gone = false
-	dirty := f.gen != f.saved
-	f.mu.Unlock()
-	if dirty {
-		f.c.track(f, true)
-	}
-}
-
 // Metadata returns a copy of the metadata.
 func (f *File) Metadata() map[string]string {
 	f.mu.RLock()
@@ -526,14 +370,4 @@ func (c *Cache) track(f *File, dirty bool) {
 	} else {
 		delete(c.files, f)
 	}
-}
-
-// stagingPath returns where the bytes are that are not committed, for messages.
-func (f *File) stagingPath() string {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if f.stage == nil {
-		return "memory (it is empty)"
-	}
-	return f.stage.path
 }

@@ -34,7 +34,7 @@ func TestReadWhileTruncated(t *testing.T) {
 		yield()
 	}
 	f.Acquire(true)
-	if err := f.Truncate(0); err != nil {
+	if err := f.Truncate(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	close(hold)
@@ -75,7 +75,7 @@ func TestReadWhileSettling(t *testing.T) {
 	for i := range 40 {
 		f.Acquire(true)
 		at := int64(i%10) * 10 * kib
-		if err := f.Write(want[at:at+kib], at); err != nil { // the bytes that are there
+		if err := f.Write(t.Context(), want[at:at+kib], at); err != nil { // the bytes that are there
 			t.Error(err)
 		}
 		if err := f.Commit(t.Context()); err != nil {
@@ -94,10 +94,10 @@ func TestTruncateBehindUploads(t *testing.T) {
 	for range 50 {
 		f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
 		f.Acquire(true)
-		if err := f.Write(content(3, 200*kib), 0); err != nil {
+		if err := f.Write(t.Context(), content(3, 200*kib), 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Truncate(10); err != nil {
+		if err := f.Truncate(t.Context(), 10); err != nil {
 			t.Fatal(err)
 		}
 		if err := f.Commit(t.Context()); err != nil {
@@ -126,7 +126,7 @@ func TestCommitOfGrowingFile(t *testing.T) {
 		f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
 		f.Acquire(true)
 		want := content(4, 5*mib)
-		if err := f.Write(want[:4*mib], 0); err != nil {
+		if err := f.Write(t.Context(), want[:4*mib], 0); err != nil {
 			t.Fatal(err)
 		}
 		held, err := c.budget.get(t.Context(), MinMemory)
@@ -136,7 +136,7 @@ func TestCommitOfGrowingFile(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- f.Commit(t.Context()) }()
 		synctest.Wait() // it waits for 4 MiB
-		if err := f.Write(want[4*mib:], 4*mib); err != nil {
+		if err := f.Write(t.Context(), want[4*mib:], 4*mib); err != nil {
 			t.Fatal(err)
 		}
 		c.budget.put(held[:4])
@@ -209,7 +209,7 @@ func TestCloseDuringRetry(t *testing.T) {
 		}
 		f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
 		f.Acquire(true)
-		if err := f.Write([]byte("hello"), 0); err != nil {
+		if err := f.Write(t.Context(), []byte("hello"), 0); err != nil {
 			t.Fatal(err)
 		}
 		s.faults.Add(blobtest.Fault{Op: "Upload", Nth: 1, Err: blobtest.Err("ServerBusy")})

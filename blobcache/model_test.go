@@ -93,7 +93,7 @@ func (m *modelled) step() {
 	case 0, 1, 2, 3:
 		m.note("write %d+%d", off, n)
 		p := content(m.rnd.Uint64(), n)
-		m.must(m.file.Write(p, off))
+		m.must(m.file.Write(m.t.Context(), p, off))
 		if end := off + n; end > int64(len(m.want)) {
 			m.resize(end)
 		}
@@ -101,7 +101,7 @@ func (m *modelled) step() {
 	case 4:
 		m.note("append %d", n)
 		p := content(m.rnd.Uint64(), n)
-		m.must(m.file.Write(p, int64(len(m.want))))
+		m.must(m.file.Write(m.t.Context(), p, int64(len(m.want))))
 		m.want = append(m.want, p...)
 	case 5:
 		size := m.rnd.Int64N(500 * kib)
@@ -109,11 +109,11 @@ func (m *modelled) step() {
 			size = 0
 		}
 		m.note("truncate %d", size)
-		m.must(m.file.Truncate(size))
+		m.must(m.file.Truncate(m.t.Context(), size))
 		m.resize(size)
 	case 6:
 		m.note("zero %d+%d", off, n)
-		m.must(m.file.Zero(off, n))
+		m.must(m.file.Zero(m.t.Context(), off, n))
 		if off < int64(len(m.want)) {
 			clear(m.want[off:min(off+n, int64(len(m.want)))])
 		}
@@ -228,7 +228,7 @@ func TestWrittenFileIsCached(t *testing.T) {
 			}
 			for _, i := range order {
 				from, to := size*i/parts, size*(i+1)/parts
-				if err := f.Write(want[from:to], from); err != nil {
+				if err := f.Write(t.Context(), want[from:to], from); err != nil {
 					t.Fatal(err)
 				}
 			}

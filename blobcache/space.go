@@ -140,11 +140,24 @@ func roundBlock(n int64) int64 { return (n + 4095) &^ 4095 }
 // take counts n bytes that are written whatever the bound: staged data must not be refused because of it.
 func (s *space) take(n int64) { atomic.AddInt64(s.used, n) }
 
+// shortDisk is how much free space, in bytes, lets writers slow down.
+const shortDisk = 64 << 20
+
+// over reports whether staged and cached data are more than the limit, or the disk is short.
+func (s *space) over() bool { return s.inUse() > s.limit || s.short() }
+
+func (s *space) short() bool {
+	var st unix.Statfs_t
+	return unix.Statfs(s.dir, &st) == nil && int64(st.Bavail)*st.Bsize < shortDisk
+}
+
 // settle evicts what take brought beyond the limit.
 func (s *space) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.inUse() > s.limit && s.evict(s.inUse()-s.limit) {
+	}
+	for s.short() && s.evict(shortDisk) {
 	}
 }
 

@@ -82,7 +82,7 @@ func TestUsage(t *testing.T) {
 		{"written", func(t *testing.T, c *Cache, s *service) {
 			for i, size := range []int64{1, 5000, 100 * kib, 1300 * kib} {
 				write(t, c, s, fmt.Sprint(i), func(f *File) {
-					if err := f.Write(content(2, size), 0); err != nil {
+					if err := f.Write(t.Context(), content(2, size), 0); err != nil {
 						t.Fatal(err)
 					}
 				})
@@ -90,16 +90,16 @@ func TestUsage(t *testing.T) {
 		}},
 		{"many small changes", func(t *testing.T, c *Cache, s *service) {
 			write(t, c, s, "big", func(f *File) {
-				if err := f.Write(content(3, mib), 0); err != nil {
+				if err := f.Write(t.Context(), content(3, mib), 0); err != nil {
 					t.Fatal(err)
 				}
 			})
 			write(t, c, s, "a", func(f *File) {
 				for range 500 {
-					if err := f.Write([]byte("x"), 0); err != nil {
+					if err := f.Write(t.Context(), []byte("x"), 0); err != nil {
 						t.Fatal(err)
 					}
-					if err := f.Truncate(0); err != nil {
+					if err := f.Truncate(t.Context(), 0); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -110,7 +110,7 @@ func TestUsage(t *testing.T) {
 			f.Acquire(true)
 			put(t, f, content(7, mib), 0)
 			checkUsage(t, c)
-			if err := f.Truncate(100 * kib); err != nil {
+			if err := f.Truncate(t.Context(), 100*kib); err != nil {
 				t.Fatal(err)
 			}
 			checkUsage(t, c)
@@ -121,17 +121,17 @@ func TestUsage(t *testing.T) {
 		}},
 		{"sparse", func(t *testing.T, c *Cache, s *service) {
 			write(t, c, s, "a", func(f *File) {
-				if err := f.Truncate(4 * mib); err != nil {
+				if err := f.Truncate(t.Context(), 4*mib); err != nil {
 					t.Fatal(err)
 				}
-				if err := f.Write([]byte("x"), 2*mib); err != nil {
+				if err := f.Write(t.Context(), []byte("x"), 2*mib); err != nil {
 					t.Fatal(err)
 				}
 			})
 		}},
 		{"deleted while open", func(t *testing.T, c *Cache, s *service) {
 			write(t, c, s, "a", func(f *File) {
-				if err := f.Write(content(4, mib), 0); err != nil {
+				if err := f.Write(t.Context(), content(4, mib), 0); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := f.Detach(t.Context()); err != nil {

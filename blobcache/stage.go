@@ -8,52 +8,82 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// stage is a staging file: what was written to a File, at its natural offsets, and which blocks of it the service
-// holds already. It is guarded by File.mu, but for reading the file, which anybody may do who knows that the range is
-// valid.
+// stage is a staging file: what was written to a File, at its natural offsets, with its journal, and which blocks of it
+// the service holds already. It is guarded by File.mu, but for reading the file, which anybody may do who knows that the
+// range is valid.
 type stage struct {
-	c      *Cache
-	file   *os.File
-	path   string  // where file is, which its Name need not be
-	valid  extents // bytes that the file holds; the others are the base's, or zeros
-	count  int64   // bytes accounted for
-	blocks map[int64]*block
+	c       *Cache
+	id      string // names the files, and stands in messages
+	file    *os.File
+	journal *journal
+	valid   extents // bytes that the file holds; the others are the base's, or zeros
+	changed extents // bytes that differ from the base
+	// released are bytes that only the service has, as blocks that are not committed yet: nobody can read them.
+	released extents
+	count    int64 // bytes accounted for
+	named    bool  // the names of both files are on disk
+
+	layout   layout
+	learned  bool // the layout is decided; before that no block is uploaded
+	learning bool
+	blocks   map[int]*block
 	// writer is the first part of every block id of this staging file. It is random, so that two writers of one
 	// blob never take each other's blocks for their own.
-	writer string
-	serial uint64
+	writer   string
+	idLength int
+	serial   uint64
+	next     int // blocks before it were seen by stageAhead
 }
 
 // block is one block of the file, as it is to be uploaded.
 type block struct {
-	gen    uint64        // File.gen when it was changed last
-	staged uint64        // gen that the service holds as a block, 0 for none
-	id     string        // the block id of that
-	size   int64         // bytes of that
-	sums   []uint32      // CRC-32C of its grains
-	busy   chan struct{} // closed when the upload under way ends; nil when there is none
-	ahead  bool          // it was uploaded while the program was writing; only once for each block
+	gen       uint64        // File.gen when it was changed last
+	staged    uint64        // gen that the service holds as a block, 0 for none
+	committed bool          // that block is part of the blob, and survives a commit
+	id        string        // the block id of that
+	size      int64         // bytes of that
+	sums      []uint32      // CRC-32C of its grains
+	busy      chan struct{} // closed when the upload under way ends; nil when there is none
+	ahead     bool          // it was uploaded while the program was writing; only once for each block
 }
 
-func (c *Cache) newStage() (*stage, error) {
-	f, err := os.OpenFile(filepath.Join(c.staging, rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+// The extensions of staging files.
+const (
+	extData    = ".data"
+	extJournal = ".journal"
+)
+
+func (c *Cache) stagingPath(id, ext string) string { return filepath.Join(c.staging, id+ext) }
+
+// newStage makes a staging file whose journal begins with h.
+func (c *Cache) newStage(h header) (*stage, error) {
+	s := c.stageOf(rand.Text())
+	var err error
+	// The journal comes first: a staging file without one would be nobody's.
+	if s.journal, err = createJournal(c.stagingPath(s.id, extJournal), h); err != nil {
 		return nil, err
 	}
-	return c.stageOf(f, f.Name()), nil
+	s.file, err = os.OpenFile(c.stagingPath(s.id, extData), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		s.drop()
+		return nil, err
+	}
+	return s, nil
 }
 
-// stageOf returns a staging file that is open already and counts for nothing yet.
-func (c *Cache) stageOf(f *os.File, path string) *stage {
-	return &stage{c: c, file: f, path: path, blocks: map[int64]*block{}, writer: rand.Text()[:16]}
+// stageOf returns a staging file without files that counts for nothing yet.
+func (c *Cache) stageOf(id string) *stage {
+	return &stage{c: c, id: id, blocks: map[int]*block{}, writer: rand.Text() + rand.Text() + rand.Text(), idLength: idLength}
 }
 
 // block returns the block with an index.
-func (s *stage) block(i int64) *block {
+func (s *stage) block(i int) *block {
 	b := s.blocks[i]
 	if b == nil {
 		b = &block{}
@@ -62,17 +92,36 @@ func (s *stage) block(i int64) *block {
 	return b
 }
 
-// newID returns a block id that was never used before: 16 random characters, and a count of 16 digits.
+// The length of our block ids, in characters: random ones of the writer, and a count to base 36, so 2.8e12 blocks.
+const (
+	idLength   = 24
+	idCount    = 8
+	shortestID = 16 // 40 random bits tell writers apart well enough
+)
+
+// newID returns a block id that was never used before. All ids of one blob have the same length.
 func (s *stage) newID() string {
 	s.serial++
-	return fmt.Sprintf("%s-%016d", s.writer, s.serial)
+	count := strconv.FormatUint(s.serial, 36)
+	return s.writer[:s.idLength-idCount] + strings.Repeat("0", idCount-len(count)) + count
 }
 
-// restage forgets what the service holds.
-func (s *stage) restage() {
+// restage forgets what the service holds and is not part of the blob yet. It reports whether bytes are lost with that.
+func (s *stage) restage() bool {
 	for _, b := range s.blocks {
-		b.staged, b.ahead = 0, false
+		if b.ahead = false; !b.committed {
+			b.staged = 0
+		}
 	}
+	return len(s.released) > 0
+}
+
+// relearn forgets all blocks: the layout has to be decided anew.
+func (s *stage) relearn() bool {
+	lost := s.restage()
+	s.blocks = map[int]*block{}
+	s.learned, s.next = false, 0
+	return lost
 }
 
 // anyStaged reports whether blocks are, or are about to be, in the service.
@@ -94,7 +143,34 @@ func (s *stage) readAt(p []byte, off int64) error {
 	return err
 }
 
-func (s *stage) writeAt(p []byte, off int64) error {
+// write puts what the program wrote into the file and the journal.
+func (s *stage) write(p []byte, off int64) error {
+	if _, err := s.file.WriteAt(p, off); err != nil {
+		return err
+	}
+	return s.wrote(off, off+int64(len(p)))
+}
+
+// wrote notes that the program changed [off, end) and that the file holds it.
+func (s *stage) wrote(off, end int64) error {
+	if err := s.journal.span(recWritten, off, end); err != nil {
+		return err
+	}
+	s.changed.add(off, end)
+	s.mark(off, end)
+	return nil
+}
+
+// zero makes [off, end) read as zeros.
+func (s *stage) zero(off, end int64) error {
+	if err := s.punch(off, end); err != nil {
+		return err
+	}
+	return s.wrote(off, end)
+}
+
+// fill puts bytes of the base where the file has none. They need no place in the journal: the base still has them.
+func (s *stage) fill(p []byte, off int64) error {
 	if _, err := s.file.WriteAt(p, off); err != nil {
 		return err
 	}
@@ -108,8 +184,8 @@ func (s *stage) mark(off, end int64) {
 	s.account()
 }
 
-// account tells what the file takes now, in whole blocks as release counts. Holes count until the file is adopted: they
-// may be filled at any time.
+// account tells what the file takes now, in whole blocks as space.release counts. Holes count until the file is adopted:
+// they may be filled at any time.
 func (s *stage) account() { s.recount(roundBlock(s.valid.total())) }
 
 func (s *stage) recount(now int64) {
@@ -125,50 +201,108 @@ func (s *stage) truncate(size int64) error {
 	if err := s.file.Truncate(size); err != nil {
 		return err
 	}
-	s.valid.remove(size, 1<<62)
+	if err := s.journal.setSize(size); err != nil {
+		return err
+	}
+	for _, x := range []*extents{&s.valid, &s.changed, &s.released} {
+		x.remove(size, 1<<62)
+	}
 	s.account()
 	for i, b := range s.blocks {
-		if i*s.c.blockSize >= size {
-			b.gen, b.staged, b.ahead = 0, 0, false
+		if off, _ := s.layout.span(i); off >= size {
+			if b.busy == nil {
+				delete(s.blocks, i)
+			} else {
+				b.gen, b.staged, b.committed, b.ahead = 0, 0, false, false
+			}
 		}
 	}
+	s.next = min(s.next, s.layout.index(size))
 	return nil
 }
 
-func (s *stage) zero(off, end int64) error {
+func (s *stage) punch(off, end int64) error {
 	const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	if err := unix.Fallocate(int(s.file.Fd()), punch, off, end-off); err != nil {
 		return fmt.Errorf("punch a hole into the staging file: %w", err)
 	}
-	s.mark(off, end)
+	return nil
+}
+
+// release gives back the disk space of [off, end), which the service holds as a block: as a part of the blob if
+// committed.
+func (s *stage) release(off, end int64, committed bool) error {
+	typ := byte(recReleased)
+	if committed {
+		typ = recDropped
+	}
+	if err := s.journal.span(typ, off, end); err != nil {
+		return err
+	}
+	if err := s.punch(off, end); err != nil {
+		return err
+	}
+	s.valid.remove(off, end)
+	if !committed {
+		s.released.add(off, end)
+	}
+	s.account()
 	return nil
 }
 
 // discard deletes the staging file. Only a commit, or the deletion of the blob, justifies that.
 func (s *stage) discard() {
-	_ = os.Remove(s.path)
-	_ = s.file.Close()
+	s.drop()
 	s.c.space.release(s.count)
 	s.count = 0
+}
+
+// drop removes the files. The journal goes last: bytes without one would be nobody's.
+func (s *stage) drop() {
+	if s.file != nil {
+		_ = os.Remove(s.c.stagingPath(s.id, extData))
+		_ = s.file.Close()
+	}
+	_ = os.Remove(s.c.stagingPath(s.id, extJournal))
+	s.journal.close()
+}
+
+// leave closes the files and lets them lie, for a later process or for blobmount recover.
+func (s *stage) leave() {
+	_ = s.file.Close()
+	s.journal.close()
 }
 
 // sumsOf returns the checksums of the units of a file, out of its blocks where they are known.
 func (s *stage) sumsOf(p *presence, size int64) error {
 	buf := make([]byte, min(p.unit, size))
-	per := int(s.c.blockSize / grain)
 	for i := range p.sums {
-		if b := s.blocks[int64(i/per)]; !p.single() && b != nil && b.staged == b.gen && i%per < len(b.sums) {
-			p.sums[i] = b.sums[i%per]
-			continue
-		}
 		off := int64(i) * p.unit
 		part := buf[:min(p.unit, size-off)]
+		if sum, ok := s.knownSum(off, int64(len(part))); ok && !p.single() {
+			p.sums[i] = sum
+			continue
+		}
 		if err := s.readAt(part, off); err != nil {
 			return err
 		}
 		p.sums[i] = crc32.Checksum(part, castagnoli)
 	}
 	return nil
+}
+
+// knownSum returns the checksum of a grain, if the upload of its block has computed it.
+func (s *stage) knownSum(off, n int64) (uint32, bool) {
+	i := s.layout.index(off)
+	b := s.blocks[i]
+	from, _ := s.layout.span(i)
+	if b == nil || b.staged == 0 || b.staged != b.gen || (off-from)%grain != 0 || off+n > from+b.size {
+		return 0, false
+	}
+	if g := (off - from) / grain; g < int64(len(b.sums)) {
+		return b.sums[g], true
+	}
+	return 0, false
 }
 
 // adopt makes a staging file that holds all of a version the cached file of that version.
@@ -201,10 +335,9 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 		s.recount(st.Blocks * 512) // what eviction will give back
 	}
 	c.setChecked(k, s.file)
-	_ = os.Remove(s.path) // it has its new name
 	// The kernel may hold this very open file as a backing file, and with it the lock of takeOver.
 	_ = unix.Flock(int(s.file.Fd()), unix.LOCK_UN)
-	_ = s.file.Close()
+	s.drop() // the data has its new name
 	c.space.settle()
 	return nil
 }

@@ -17,6 +17,7 @@ var errnos = map[blob.Code]syscall.Errno{
 	blob.ConditionNotMet:   syscall.ESTALE,
 	blob.NotModified:       syscall.EIO, // never reaches a caller
 	blob.InvalidBlockList:  syscall.ESTALE,
+	blob.BlockIDLength:     syscall.EBUSY, // another program's upload is under way, or was given up within the week
 	blob.InvalidRange:      syscall.EIO,
 	blob.InvalidName:       syscall.EINVAL,
 	blob.Unauthenticated:   syscall.EACCES,

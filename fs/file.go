@@ -12,7 +12,7 @@ import (
 )
 
 // open opens a file for reading, and for writing if write; with truncate it becomes empty at once.
-func (v *view) open(n *node, write, truncate bool) (*blobcache.File, error) {
+func (v *view) open(ctx context.Context, n *node, write, truncate bool) (*blobcache.File, error) {
 	if n.overtaken.Load() {
 		return nil, syscall.ESTALE // the kernel then looks the name up and opens what it stands for now
 	}
@@ -21,13 +21,13 @@ func (v *view) open(n *node, write, truncate bool) (*blobcache.File, error) {
 		v.log.Warn("blob is in the archive tier: rehydrate it to an online tier before it can be opened", "blob", p.Name)
 		return nil, syscall.EACCES
 	}
-	if write && p.Kind != blob.BlockBlob {
-		v.log.Warn("only block blobs can be written", "blob", p.Name)
+	if write && p.Kind == blob.PageBlob {
+		v.log.Warn("page blobs can only be read", "blob", p.Name)
 		return nil, syscall.EPERM
 	}
 	f := v.acquire(n, write)
 	if truncate {
-		if err := v.truncate(n, f, 0); err != nil {
+		if err := v.truncate(ctx, n, f, 0); err != nil {
 			v.release(n, f, write)
 			return nil, err
 		}
@@ -62,10 +62,10 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	return n, f, nil
 }
 
-// write puts p at off.
-func (v *view) write(n *node, f *blobcache.File, p []byte, off int64) error {
+// write puts p at off. For a handle that appends, off is the end: the kernel orders the writes of one inode.
+func (v *view) write(ctx context.Context, n *node, f *blobcache.File, p []byte, off int64) error {
 	v.dirty(n)
-	return f.Write(p, off)
+	return f.Write(ctx, p, off)
 }
 
 // killPrivileges is what a write by somebody without privilege does to the mode.
@@ -82,49 +82,49 @@ func (v *view) killPrivileges(ctx context.Context, n *node, f *blobcache.File) e
 	return f.SetMetadata(ctx, m)
 }
 
-func (v *view) truncate(n *node, f *blobcache.File, size int64) error {
+func (v *view) truncate(ctx context.Context, n *node, f *blobcache.File, size int64) error {
 	if f.State().Size == size {
 		return nil
 	}
 	v.dirty(n)
-	return f.Truncate(size)
+	return f.Truncate(ctx, size)
 }
 
 // resize sets the size of a file that nobody need have open: then it is committed at once, since no close follows.
 func (v *view) resize(ctx context.Context, n *node, size int64) error {
-	f, err := v.open(n, true, false)
+	f, err := v.open(ctx, n, true, false)
 	if err != nil {
 		return err
 	}
 	defer v.release(n, f, true)
-	if err := v.truncate(n, f, size); err != nil {
+	if err := v.truncate(ctx, n, f, size); err != nil {
 		return err
 	}
-	return f.Commit(ctx)
+	return f.Flush(ctx)
 }
 
 // allocate implements fallocate(2).
-func (v *view) allocate(n *node, f *blobcache.File, mode uint32, off, size int64) error {
+func (v *view) allocate(ctx context.Context, n *node, f *blobcache.File, mode uint32, off, size int64) error {
 	const keep = unix.FALLOC_FL_KEEP_SIZE
 	switch mode {
 	case 0:
 		if off+size <= f.State().Size {
 			return nil
 		}
-		return v.truncate(n, f, off+size)
+		return v.truncate(ctx, n, f, off+size)
 	case keep:
 		return nil // room is found when it is written; a blob has no allocation
 	case keep | unix.FALLOC_FL_PUNCH_HOLE, keep | unix.FALLOC_FL_ZERO_RANGE:
 		v.dirty(n)
-		return f.Zero(off, size)
+		return f.Zero(ctx, off, size)
 	case unix.FALLOC_FL_ZERO_RANGE:
 		if off+size > f.State().Size {
-			if err := v.truncate(n, f, off+size); err != nil {
+			if err := v.truncate(ctx, n, f, off+size); err != nil {
 				return err
 			}
 		}
 		v.dirty(n)
-		return f.Zero(off, size)
+		return f.Zero(ctx, off, size)
 	}
 	return syscall.EOPNOTSUPP
 }

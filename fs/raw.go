@@ -90,7 +90,7 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *f
 	if size, ok := in.GetSize(); ok {
 		var err error
 		if fh, ok := in.GetFh(); ok && fs.handles.get(fh) != nil {
-			err = fs.truncate(n, fs.handles.get(fh).file, int64(size))
+			err = fs.truncate(ctx, n, fs.handles.get(fh).file, int64(size))
 		} else {
 			err = fs.resize(ctx, n, int64(size))
 		}
@@ -198,7 +198,9 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 		return fuse.ENOSYS // the kernel does not ask again
 	}
 	fs.prefetch.opened(n)
-	f, err := fs.open(n, write, in.Flags&syscall.O_TRUNC != 0)
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	f, err := fs.open(ctx, n, write, in.Flags&syscall.O_TRUNC != 0)
 	if err != nil {
 		return fs.status("open", n, "", err)
 	}
@@ -258,7 +260,9 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 			return 0, fs.status("write", h.node, "", err)
 		}
 	}
-	if err := fs.write(h.node, h.file, data, int64(in.Offset)); err != nil {
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	if err := fs.write(ctx, h.node, h.file, data, int64(in.Offset)); err != nil {
 		return 0, fs.status("write", h.node, "", err)
 	}
 	return uint32(len(data)), fuse.OK
@@ -274,14 +278,14 @@ func (fs *fileSystem) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Statu
 	if !h.write {
 		return fuse.OK
 	}
-	return fs.status("close", h.node, "", h.file.Commit(context.Background()))
+	return fs.status("close", h.node, "", h.file.Flush(context.Background()))
 }
 
 func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	h := fs.handles.get(in.Fh)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	return fs.status("fsync", h.node, "", h.file.Commit(ctx))
+	return fs.status("fsync", h.node, "", h.file.Sync(ctx))
 }
 
 // Release is the last close of a handle. Nobody waits for its answer; what a mapping wrote after the close is committed
@@ -289,7 +293,7 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Statu
 func (fs *fileSystem) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	h := fs.handles.remove(in.Fh)
 	if h.write && h.file.State().Dirty {
-		fs.status("release", h.node, "", h.file.Commit(context.Background()))
+		fs.status("release", h.node, "", h.file.Flush(context.Background()))
 	}
 	fs.passthrough.leave(h.node)
 	fs.release(h.node, h.file, h.write)
@@ -297,7 +301,9 @@ func (fs *fileSystem) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 
 func (fs *fileSystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	h := fs.handles.get(in.Fh)
-	return fs.status("fallocate", h.node, "", fs.allocate(h.node, h.file, in.Mode, int64(in.Offset), int64(in.Length)))
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	return fs.status("fallocate", h.node, "", fs.allocate(ctx, h.node, h.file, in.Mode, int64(in.Offset), int64(in.Length)))
 }
 
 func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {

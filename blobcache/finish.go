@@ -1,0 +1,251 @@
+package blobcache
+
+import (
+	"context"
+	"crypto/md5"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache/blob"
+)
+
+// What is put into the journal around a commit, and what happens when another writer was faster.
+
+// largestJournal is how long a journal may get, in bytes, before a commit makes it begin anew.
+const largestJournal = 1 << 20
+
+// compact puts a commit into the journal. f.mu is held.
+func (f *File) compact(clean bool) {
+	st := f.stage
+	err := f.noteBase(clean)
+	if err == nil && clean && st.journal.size > largestJournal {
+		err = st.rewriteJournal(f.header())
+	}
+	if err != nil {
+		f.c.log.Warn("a crash now would leave a copy of a saved file for blobmount recover", "blob", f.props.Name, "error", err)
+	}
+}
+
+// finish puts into the journal that the file is meant to be saved as it is, with the checksums of what only the staging
+// file has, so that a later process can save it. With durable the staging file and its journal are on disk afterwards.
+// It does nothing for a file that is being changed.
+func (f *File) finish(durable bool) error {
+	f.mu.RLock()
+	gen, st := f.gen, f.stage
+	var todo extents
+	if st != nil {
+		todo = st.unsent()
+	}
+	f.mu.RUnlock()
+	if st == nil {
+		return nil
+	}
+	sums, err := st.sums(todo)
+	if err != nil {
+		return err
+	}
+	if durable {
+		if err := st.sync(); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.gen != gen || f.stage != st {
+		return nil
+	}
+	if err := st.journal.finish(sums, f.c.writeBack == WriteBackSync, durable); err != nil {
+		return err
+	}
+	if durable {
+		f.acked = gen
+	}
+	return nil
+}
+
+// unsent returns the bytes that the program changed and that are not in a block that the service holds.
+func (s *stage) unsent() extents {
+	x := slices.Clone(s.changed)
+	for i, b := range s.blocks {
+		if b.staged != 0 && b.staged == b.gen {
+			off, end := s.layout.span(i)
+			x.remove(off, end)
+		}
+	}
+	return x
+}
+
+// sums returns the checksums of bytes of the staging file, for pieces of up to largeSlab.
+func (s *stage) sums(todo extents) ([]sumOf, error) {
+	var out []sumOf
+	if len(todo) == 0 {
+		return nil, nil
+	}
+	scratch := unitBuffers.Get().(*[sumMax]byte)
+	defer unitBuffers.Put(scratch)
+	for _, x := range todo {
+		for off := x.off; off < x.end; {
+			part := scratch[:min(sumMax, x.end-off)]
+			if err := s.readAt(part, off); err != nil {
+				return nil, err
+			}
+			out = append(out, sumOf{extent{off, off + int64(len(part))}, crc32.Checksum(part, castagnoli)})
+			off += int64(len(part))
+		}
+	}
+	return out, nil
+}
+
+// sync brings the staging file to the disk, and the names of both files.
+func (s *stage) sync() error {
+	if err := unix.Fdatasync(int(s.file.Fd())); err != nil {
+		return fmt.Errorf("staging file: %w", err)
+	}
+	if s.named {
+		return nil
+	}
+	d, err := os.Open(s.c.staging)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("staging directory: %w", err)
+	}
+	s.named = true
+	return nil
+}
+
+// rewriteJournal replaces the journal by one that begins with h and says what the staging file holds.
+func (s *stage) rewriteJournal(h header) error {
+	path := s.c.stagingPath(s.id, extJournal)
+	_ = os.Remove(path + ".new") // of a crash
+	j, err := createJournal(path+".new", h)
+	if err != nil {
+		return err
+	}
+	for _, x := range s.valid {
+		if err = j.span(recHeld, x.off, x.end); err != nil {
+			break
+		}
+	}
+	if err == nil && s.named { // it stands for bytes that are durable
+		err = j.file.Sync()
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		j.close()
+		_ = os.Remove(path + ".new")
+		return err
+	}
+	s.journal.close()
+	s.journal, s.named = j, false
+	return nil
+}
+
+// landed reports whether the version that is in the service is the very one that was to be committed: the reply of an
+// earlier try was lost, perhaps together with the process that waited for it. f.commit is held.
+func (f *File) landed(ctx context.Context) bool {
+	f.mu.RLock()
+	name, size, gen, st, o := f.props.Name, f.size, f.gen, f.stage, f.options()
+	var ids []string
+	blocks, whole := false, false
+	if st != nil {
+		ids, blocks = f.list(size)
+		whole = st.valid.covers(0, size)
+	}
+	f.mu.RUnlock()
+	p, err := f.cont.Properties(ctx, name, blob.Condition{})
+	if err != nil || p.Size != size || size == 0 {
+		return false
+	}
+	w := blob.Written{ETag: p.ETag, Modified: p.Modified}
+	switch {
+	case blocks && len(ids) > 0:
+		l, err := f.cont.BlockList(ctx, name)
+		same := err == nil && l.ETag == p.ETag &&
+			slices.EqualFunc(l.Committed, ids, func(b blob.Block, id string) bool { return b.ID == id })
+		if !same {
+			return false
+		}
+	case whole && len(p.Headers.ContentMD5) == md5.Size && size <= f.c.putMax:
+		h := md5.New()
+		if _, err := io.Copy(h, io.NewSectionReader(paddedReader{st.file}, 0, size)); err != nil ||
+			!slices.Equal(h.Sum(nil), p.Headers.ContentMD5) {
+			return false
+		}
+		ids = nil
+	default:
+		return false
+	}
+	f.mu.Lock()
+	f.upTo = size
+	f.mu.Unlock()
+	f.done(w, o, size, gen, ids)
+	return true
+}
+
+// gather copies what the cache still has of the base into the staging file, for blobmount recover: the service has that
+// version no more, and the cache may evict it.
+func (f *File) gather(ctx context.Context) {
+	f.mu.RLock()
+	st, limit := f.stage, f.limit
+	f.mu.RUnlock()
+	if st == nil {
+		return
+	}
+	if err := f.fill(ctx, st, 0, limit); err != nil {
+		f.c.log.Debug("kept file lacks bytes of the version it was made from", "blob", f.Name(), "error", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, x := range st.valid {
+		if st.journal.span(recHeld, x.off, x.end) != nil {
+			return
+		}
+	}
+}
+
+// conflict ends a file that another writer has overtaken, and returns the error. f.commit is held.
+func (f *File) conflict(ctx context.Context, cause error) error {
+	theirs := blob.ETag("none")
+	if p, err := f.cont.Properties(ctx, f.Name(), blob.Condition{}); err == nil {
+		theirs = p.ETag
+	}
+	f.gather(ctx)
+	f.mu.Lock()
+	f.lost = &blob.Error{Code: blob.ConditionNotMet, Op: "Commit", Name: f.props.Name, Err: cause}
+	ours := f.props.ETag
+	if f.isNew {
+		ours = "none"
+	}
+	st, name := f.stage, f.props.Name
+	var gone int64
+	if st != nil {
+		gone = st.released.total()
+		if err := st.journal.add(recKept, fmt.Appendf(nil, "another writer changed the blob: opened as %s, now %s", ours, theirs)); err != nil {
+			f.c.log.Warn("reason could not be noted for blobmount recover", "blob", name, "error", err)
+		}
+	}
+	f.mu.Unlock()
+	f.c.track(f, false)
+	attrs := []any{"blob", name, "opened_as", string(ours), "is_now", string(theirs), "error", cause}
+	if st != nil {
+		attrs = append(attrs, "get_ours_by", fmt.Sprintf("blobmount recover --cache-dir %s save %s FILE", f.c.dir, st.id))
+	}
+	if gone > 0 {
+		attrs = append(attrs, "lost_bytes", gone) // they were only in the service, since the disk was short
+	}
+	f.c.log.Error("another writer changed this blob since it was opened: its version stays, ours is kept on disk", attrs...)
+	if f.hooks.Lost != nil {
+		f.hooks.Lost()
+	}
+	return f.lost
+}

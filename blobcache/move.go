@@ -1,0 +1,128 @@
+package blobcache
+
+import (
+	"context"
+
+	"blobmount/blobcache/blob"
+)
+
+// What happens to a File when its blob gets another name, or none.
+
+// Rename gives a File whose blob is not in the service yet another name. For one that is, copy the blob and call
+// Renamed. It reports whether it could; if not, commit the File first.
+func (f *File) Rename(name string) bool {
+	f.commit.Lock()
+	defer f.commit.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// Blocks belong to the name that they were staged under.
+	if !f.isNew || f.stage != nil && len(f.stage.released) > 0 {
+		return false
+	}
+	old := f.props.Name
+	f.props.Name = name
+	if f.noteBase(false) != nil {
+		f.props.Name = old
+		return false
+	}
+	if f.stage != nil {
+		f.stage.restage()
+	}
+	return true
+}
+
+// Renamed tells that the blob is now under another name and ETag, with the same bytes and blocks.
+func (f *File) Renamed(name string, w blob.Written) {
+	f.commit.Lock()
+	defer f.commit.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.renamed(name, w)
+	if f.stage != nil {
+		f.stage.restage()
+	}
+}
+
+// renamed notes another name or ETag of the blob. f.mu is held.
+func (f *File) renamed(name string, w blob.Written) {
+	if f.under.name == f.props.Name && f.under.etag == f.props.ETag {
+		f.under.name, f.under.etag = name, w.ETag
+	}
+	f.props.Name, f.props.ETag, f.props.Modified = name, w.ETag, w.Modified
+	if err := f.noteBase(f.gen == f.saved); err != nil {
+		f.c.log.Warn("a crash now would leave a copy of a saved file for blobmount recover", "blob", name, "error", err)
+	}
+}
+
+// noteBase puts what the File lies over into the journal, if there is one. f.mu is held.
+func (f *File) noteBase(clean bool) error {
+	if f.stage == nil {
+		return nil
+	}
+	return f.stage.journal.json(recBase, f.lower(clean))
+}
+
+// Detach prepares for the deletion or replacement of the blob: what is not cached is fetched, so that those who have
+// the File open go on reading, and nothing is committed any more. It reports whether the service never had the blob.
+// When the deletion fails, Attach takes it back; when it succeeds, Settle gives up what nobody needs.
+func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
+	if err := f.prepareDetach(ctx); err != nil {
+		return false, err
+	}
+	f.commit.Lock() // a commit under way would bring the blob back
+	defer f.commit.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stage != nil && f.gen != f.saved {
+		if err := f.stage.journal.add(recGone, []byte{1}); err != nil {
+			return false, err
+		}
+	}
+	f.gone = true
+	f.c.track(f, false)
+	return f.isNew, nil
+}
+
+// prepareDetach brings everything here that those who have the File open may read.
+func (f *File) prepareDetach(ctx context.Context) error {
+	f.mu.RLock()
+	used, released := f.users > 0, f.stage != nil && len(f.stage.released) > 0
+	f.mu.RUnlock()
+	if !used {
+		return nil
+	}
+	if released { // only a commit makes them readable
+		if err := f.Commit(ctx); err != nil {
+			return err
+		}
+	}
+	f.mu.RLock()
+	under := f.needsBase()
+	f.mu.RUnlock()
+	if !under {
+		return nil
+	}
+	v := f.version()
+	if v == nil {
+		return nil
+	}
+	defer f.c.unhold(v)
+	return v.fill(ctx)
+}
+
+// Attach takes Detach back.
+func (f *File) Attach() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gone = false
+	if f.gen == f.saved {
+		return
+	}
+	f.c.track(f, true)
+	if f.stage == nil {
+		return
+	}
+	if err := f.stage.journal.add(recGone, nil); err != nil {
+		f.c.log.Warn("a file that is not saved yet would be lost in a crash", "blob", f.props.Name, "error", err)
+	}
+}

@@ -1,0 +1,350 @@
+package blobcache
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache/blob"
+)
+
+// Write puts p at off. It does not wait for the service as long as what is not sent yet is less than the cache may hold;
+// beyond that it becomes slower (see relieve). On an error nothing of p counts as written.
+func (f *File) Write(ctx context.Context, p []byte, off int64) error {
+	f.relieve(ctx)
+	place := func() (int64, int64) { return off, off + int64(len(p)) }
+	return f.change(ctx, place, func(off, end int64) error {
+		if err := f.mayWrite(off); err != nil {
+			return err
+		}
+		if err := f.prepare(end); err != nil {
+			return err
+		}
+		err := f.stage.write(p, off)
+		if errors.Is(err, unix.ENOSPC) && f.releaseAll() {
+			err = f.stage.write(p, off)
+		}
+		if err != nil {
+			return err
+		}
+		f.size = max(f.size, end)
+		f.changed(off, end)
+		f.stageAhead(off, end)
+		return nil
+	})
+}
+
+// change calls act, with f.mu held, for a change of the bytes that place returns. What has to be committed before is.
+func (f *File) change(ctx context.Context, place func() (off, end int64), act func(off, end int64) error) error {
+	for {
+		f.writers.RLock()
+		f.mu.Lock()
+		off, end := place()
+		first := f.commitFirst(off, end)
+		var err error
+		if !first {
+			err = act(off, end)
+		}
+		f.mu.Unlock()
+		f.writers.RUnlock()
+		if !first {
+			return err
+		}
+		if err := f.Commit(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// commitFirst reports whether a change of [off, end) has to wait for a commit. f.mu is held.
+func (f *File) commitFirst(off, end int64) bool {
+	if f.lost != nil || !f.dirty() {
+		return false
+	}
+	// Blocks of which only the service has the bytes can be changed when they can be read.
+	if f.stage != nil && f.stage.released.overlaps(off, end) {
+		return true
+	}
+	// A close was answered for what is here now: what comes later must not touch it before the service has it.
+	return f.acked == f.gen && f.c.writeBack == WriteBackClose
+}
+
+// prepare makes sure that there is a staging file and that a file of this size can be committed. f.mu is held.
+func (f *File) prepare(size int64) error {
+	if f.lost != nil {
+		return f.lost // it could never be committed: say so before more is written
+	}
+	if f.stage == nil {
+		// The base must be open before the first write: the blob's name and ETag change with the commit.
+		f.openBase()
+		st, err := f.newStage()
+		if err != nil {
+			return err
+		}
+		f.stage = st
+	}
+	return f.fits(size)
+}
+
+// fits makes sure that the blocks of a file hold size bytes. f.mu is held.
+func (f *File) fits(size int64) error {
+	st := f.stage
+	if !st.learned && f.limit == 0 {
+		st.layout, st.learned = newLayout(f.c.blockSize, size), true
+	}
+	if !st.learned || size <= st.layout.capacity() {
+		return nil // one that is not learned is checked at the commit
+	}
+	if l := newLayout(f.c.blockSize, size); size <= l.capacity() && len(st.layout.kept) == 0 && !st.anyStaged() {
+		st.layout, st.next = l, 0
+		clear(st.blocks)
+		f.markChanged()
+		return nil
+	}
+	return &blob.Error{Code: blob.TooLarge, Op: "Write", Name: f.props.Name}
+}
+
+// newStage returns a staging file for the File as it is. f.mu is held.
+func (f *File) newStage() (*stage, error) {
+	if f.base != nil && f.under.name == f.props.Name {
+		st, err := f.takeOver()
+		if err == nil {
+			f.dropBase()
+			return st, nil
+		}
+		if f.exposed {
+			return nil, err
+		}
+	}
+	return f.c.newStage(f.header())
+}
+
+// header returns what a journal of the File as it is begins with. f.mu is held.
+func (f *File) header() header {
+	l := newLayout(f.c.blockSize, f.size)
+	if f.stage != nil {
+		l = f.stage.layout
+	}
+	return header{
+		Version: journalVersion, Container: f.cont.URL(""), PID: os.Getpid(), Began: f.c.now(),
+		BlockSize: l.first, Every: l.every, Base: f.lower(!f.dirty()), Details: f.details(), Size: f.size,
+	}
+}
+
+// lower returns what the journal says of the blob and of what lies under the writes. f.mu is held.
+func (f *File) lower(clean bool) base {
+	b := base{Name: f.props.Name, New: f.isNew, Kind: f.props.Kind, Limit: f.limit, Clean: clean}
+	if !f.isNew {
+		b.ETag = f.props.ETag
+	}
+	if f.limit > 0 {
+		b.From, b.FromETag, b.FromSize = f.under.name, f.under.etag, f.under.size
+	}
+	return b
+}
+
+// details returns what a commit sends beside the content. f.mu is held.
+func (f *File) details() details {
+	return details{Headers: f.props.Headers, Metadata: f.props.Metadata, Tier: f.props.Tier, Modified: f.modified}
+}
+
+// changed notes a change of [off, end). f.mu is held.
+func (f *File) changed(off, end int64) {
+	f.bump()
+	f.modified = f.c.now()
+	f.markBlocks(off, end)
+}
+
+// bump counts a change. f.mu is held.
+func (f *File) bump() {
+	if f.gen == f.saved {
+		f.since = f.c.now()
+		f.c.track(f, true)
+	}
+	f.gen++
+}
+
+// markBlocks notes that the blocks of [off, end) have to be uploaded, once it is known which those are.
+func (f *File) markBlocks(off, end int64) {
+	st := f.stage
+	if !st.learned || off >= end {
+		return
+	}
+	for i := st.layout.index(off); i <= st.layout.index(end-1); i++ {
+		b := st.block(i)
+		b.gen, b.committed = f.gen, false
+	}
+}
+
+// markChanged is markBlocks for everything that differs from the base. f.mu is held.
+func (f *File) markChanged() {
+	for _, x := range f.stage.changed {
+		f.markBlocks(x.off, x.end)
+	}
+}
+
+// Truncate sets the size in bytes. What is added reads as zeros.
+func (f *File) Truncate(ctx context.Context, size int64) error {
+	// A block of which only the service has the bytes can be given up, but not cut.
+	place := func() (int64, int64) {
+		if size == 0 || size > f.size {
+			return 0, 0
+		}
+		return size - 1, min(size+1, f.size)
+	}
+	return f.change(ctx, place, func(_, _ int64) error { return f.truncate(size) })
+}
+
+// truncate is Truncate with f.mu held.
+func (f *File) truncate(size int64) error {
+	if size == f.size {
+		return nil
+	}
+	if err := f.mayWrite(min(size, f.size)); err != nil {
+		return err
+	}
+	if err := f.prepare(size); err != nil {
+		return err
+	}
+	old := f.size
+	if f.exposed || size < old {
+		// The kernel reads an exposed staging file by itself: its end is the file's.
+		if err := f.stage.truncate(size); err != nil {
+			return err
+		}
+	} else if err := f.stage.journal.setSize(size); err != nil {
+		return err
+	}
+	f.limit, f.upTo = min(f.limit, size), min(f.upTo, size)
+	if f.limit == 0 {
+		f.dropBase()
+	}
+	f.size = size
+	// The blocks in which the old and the new end lie have other contents or lengths now.
+	f.changed(max(min(old, size)-1, 0), max(min(old, size)+1, size))
+	return nil
+}
+
+// Zero makes [off, off+n) read as zeros, as far as it lies within the file.
+func (f *File) Zero(ctx context.Context, off, n int64) error {
+	place := func() (int64, int64) { return off, min(off+n, f.size) }
+	return f.change(ctx, place, func(off, end int64) error {
+		if off >= end {
+			return nil
+		}
+		if err := f.mayWrite(off); err != nil {
+			return err
+		}
+		if err := f.prepare(f.size); err != nil {
+			return err
+		}
+		if err := f.stage.zero(off, end); err != nil {
+			return err
+		}
+		f.changed(off, end)
+		return nil
+	})
+}
+
+// Data returns where the next byte after off lies that is not known to be zero, or with hole the next that is: the end
+// of the file counts as one. It fails with InvalidRange when there is none. Holes are known only in a file that is
+// dirty: the service keeps none.
+func (f *File) Data(off int64, hole bool) (int64, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if off < 0 || off >= f.size {
+		return 0, &blob.Error{Code: blob.InvalidRange, Op: "Data", Name: f.props.Name}
+	}
+	for pos := off; pos < f.size; {
+		end, data := min(f.limit, f.size), true
+		if pos >= f.limit {
+			if f.stage == nil {
+				break
+			}
+			if end, data = f.stage.valid.run(pos, f.size); !data {
+				var released bool
+				if end, released = f.stage.released.run(pos, end); released {
+					data = true
+				}
+			}
+		}
+		if data != hole {
+			return pos, nil
+		}
+		pos = end
+	}
+	if hole {
+		return f.size, nil
+	}
+	return 0, &blob.Error{Code: blob.InvalidRange, Op: "Data", Name: f.props.Name}
+}
+
+// SetModified sets the time of the last change, which the next commit sends. A clean file becomes dirty by it only
+// through SetMetadata.
+func (f *File) SetModified(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.modified = t
+	f.noteDetails()
+}
+
+// SetMetadata replaces the metadata. A dirty file takes it along with its commit; otherwise it is sent at once.
+func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) error {
+	f.commit.Lock()
+	defer f.commit.Unlock()
+	f.mu.Lock()
+	if f.gen != f.saved || f.gone {
+		defer f.mu.Unlock()
+		acked := f.acked == f.gen
+		f.props.Metadata = metadata
+		f.gen++
+		if acked {
+			f.acked = f.gen
+		}
+		f.noteDetails()
+		return nil
+	}
+	f.mu.Unlock()
+	return f.sendMetadata(ctx, metadata)
+}
+
+// noteDetails puts metadata and times into the journal of a dirty file. f.mu is held.
+func (f *File) noteDetails() {
+	if f.stage == nil || !f.dirty() {
+		return
+	}
+	if err := f.stage.journal.json(recDetails, f.details()); err != nil {
+		// The content is what must not be lost, and the commit sends what is in memory.
+		f.c.log.Warn("attributes of a file that is not saved yet would be lost in a crash", "blob", f.props.Name, "error", err)
+	}
+}
+
+// sendMetadata replaces the metadata in the service. f.commit is held.
+func (f *File) sendMetadata(ctx context.Context, metadata map[string]string) error {
+	f.mu.RLock()
+	p, gen, only := f.props, f.gen, f.stage == nil
+	f.mu.RUnlock()
+	defer f.c.Moving(f.cont, p.Name, p.ETag)()
+	w, err := f.cont.SetMetadata(ctx, p.Name, metadata, blob.Condition{IfMatch: p.ETag})
+	if err != nil {
+		return err
+	}
+	f.c.Moved(f.cont, p.Name, p.ETag, p.Name, w.ETag)
+	f.mu.Lock()
+	f.props.Metadata = metadata
+	f.renamed(p.Name, w)
+	if only && f.gen == gen {
+		f.saved = gen
+	}
+	p = f.props
+	dirty := f.gen != f.saved
+	f.mu.Unlock()
+	if !dirty {
+		f.c.track(f, false)
+	}
+	f.hooks.Committed(p, dirty)
+	return nil
+}

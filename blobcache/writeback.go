@@ -1,0 +1,175 @@
+package blobcache
+
+import (
+	"context"
+	"time"
+)
+
+// WriteBack says when a close and an fsync are answered.
+type WriteBack uint8
+
+const (
+	// WriteThrough: when the service has the file.
+	WriteThrough WriteBack = iota
+	// WriteBackClose: a close when the file and its journal are on the local disk, an fsync when the service has the
+	// file. What a close was answered for is never touched by later writes: they wait for its commit.
+	WriteBackClose
+	// WriteBackSync: both when the file and its journal are on the local disk. After a crash the file is what it was at
+	// the last fsync and what was written since, as on a local file system.
+	WriteBackSync
+)
+
+// The waits between two attempts to commit a file in the background: doubled each time.
+const (
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
+
+// Flush is what a close means: the service has the file afterwards or, with write-back, the local disk has it, and the
+// service gets it within the delay.
+func (f *File) Flush(ctx context.Context) error {
+	if f.c.writeBack == WriteThrough {
+		return f.Commit(ctx)
+	}
+	return f.settleLocally(ctx)
+}
+
+// Sync is what an fsync means.
+func (f *File) Sync(ctx context.Context) error {
+	if f.c.writeBack != WriteBackSync {
+		return f.Commit(ctx)
+	}
+	return f.settleLocally(ctx)
+}
+
+// settleLocally makes the file durable on the local disk, and has it committed later.
+func (f *File) settleLocally(ctx context.Context) error {
+	f.mu.Lock()
+	// What it is a copy of may be changed before its turn comes.
+	elsewhere := f.under.name != f.props.Name && f.limit > 0
+	dirty, lost := f.dirty(), f.lost
+	var err error
+	if dirty && lost == nil && !elsewhere {
+		err = f.prepare(f.size) // a new file that is empty has no journal yet
+	}
+	f.mu.Unlock()
+	switch {
+	case lost != nil || err != nil:
+		return cmpErr(lost, err)
+	case !dirty:
+		return nil
+	case elsewhere:
+		return f.Commit(ctx)
+	}
+	for round := 0; ; round++ {
+		settled, err := f.settleOnce(round)
+		if err != nil {
+			return err
+		}
+		if settled {
+			f.mu.Lock()
+			f.commitLater(f.c.delay)
+			f.mu.Unlock()
+			return nil
+		}
+	}
+}
+
+// settleOnce is an attempt to catch the file between two writes. In the third round writers have to wait.
+func (f *File) settleOnce(round int) (bool, error) {
+	if round == 2 {
+		f.writers.Lock()
+		defer f.writers.Unlock()
+	}
+	if err := f.finish(true); err != nil {
+		return false, err
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.acked == f.gen || !f.dirty() || f.stage == nil, nil
+}
+
+func cmpErr(first, second error) error {
+	if first != nil {
+		return first
+	}
+	return second
+}
+
+// commitLater commits the file in the background after a wait, and again until that succeeds. It does nothing if that is
+// under way already. f.mu is held.
+func (f *File) commitLater(wait time.Duration) {
+	if f.later == nil && f.c.ctx.Err() == nil {
+		f.wait = wait
+		f.later = time.AfterFunc(wait, f.commitNow)
+	}
+}
+
+// commitNow is one attempt in the background. Without write-back it gives up when the file is open again: then the next
+// close does it.
+func (f *File) commitNow() {
+	if f.c.inBackground.acquire(f.c.ctx) != nil {
+		return
+	}
+	f.mu.RLock()
+	leave := f.users > 0 && f.c.writeBack == WriteThrough
+	f.mu.RUnlock()
+	var err error
+	if !leave {
+		err = f.Commit(f.c.ctx)
+	}
+	f.c.inBackground.release()
+	if f.c.ctx.Err() != nil {
+		return
+	}
+	f.mu.Lock()
+	f.later = nil
+	if err != nil && f.lost == nil {
+		next := min(max(2*f.wait, firstRetry), lastRetry)
+		f.commitLater(next)
+		name := f.props.Name
+		f.mu.Unlock()
+		f.c.log.Warn("file is not saved in the service yet, trying again", "blob", name, "next_in", next, "error", err)
+		return
+	}
+	f.mu.Unlock()
+	if f.Settle() && f.hooks.Idle != nil {
+		f.hooks.Idle(f)
+	}
+}
+
+// Unsaved is a file of which the service does not have all.
+type Unsaved struct {
+	Name  string
+	ID    string // of its staging file; empty when it has none
+	Size  int64  // bytes
+	Since time.Time
+	Open  bool  // somebody may be writing to it
+	Acked bool  // a close was answered for it, since it is durable on the local disk
+	Err   error // of the last attempt, nil when there was none
+	Lost  bool  // another writer has won: it is kept for blobmount recover
+}
+
+// Unsaved returns the files that are not saved in the service, in no order.
+func (c *Cache) Unsaved() []Unsaved {
+	c.mu.Lock()
+	files := make([]*File, 0, len(c.files))
+	for f := range c.files {
+		files = append(files, f)
+	}
+	c.mu.Unlock()
+	out := make([]Unsaved, 0, len(files))
+	for _, f := range files {
+		f.mu.RLock()
+		if f.dirty() {
+			u := Unsaved{Name: f.props.Name, Size: f.size, Since: f.since, Open: f.writing > 0,
+				Acked: f.acked == f.gen, Err: f.failed, Lost: f.lost != nil}
+			if f.stage != nil {
+				u.ID = f.stage.id
+			}
+			out = append(out, u)
+		}
+		f.mu.RUnlock()
+	}
+	return out
+}
