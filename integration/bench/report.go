@@ -69,11 +69,15 @@ func (r *report) markdown(w io.Writer) {
 	fmt.Fprintf(w, "# Benchmarks\n\nMade by `%s`\non %s.\n", r.command, r.machine)
 	if len(r.lines) > 0 {
 		fmt.Fprintf(w, `
-Each row compares a workload on a mount with a reference in the same run. Service, daemon and readers share the
-machine, so the rates say little and the ratios much. Rates, ratios, requests and processor time are medians of the
-runs, with the least and greatest ratio in brackets; peak RSS and bytes fetched or uploaded for each byte asked are the
-worst of the runs. The service is the embedded one: `+"`lan`"+` has no delay; `+"`azure`"+` waits %v to %v before each first byte, and
-takes and sends %d MiB/s over one connection and %d MiB/s over all. What else is slow on purpose, the row says.
+Each row compares a workload on a mount with a reference in the same run. Service, daemon, readers and writers share
+the machine, so the rates say little and the ratios much. Rates, ratios, requests and processor time are medians of the
+runs, with the least and greatest ratio in brackets; peak RSS, bytes fetched or uploaded for each byte asked, and the
+requests that change something (in brackets) are the worst of the runs. The service is the embedded one: `+"`lan`"+` has no
+delay; `+"`azure`"+` waits %v to %v before each first byte, and sends %d MiB/s over one connection and %d MiB/s over all.
+Rows with other delays name them; bandwidths bound uploads as they bound downloads.
+
+A write has ended when the last close has returned. Then what the service holds is compared with what was written. The
+references of writes are what azblob reaches alone, without a disk in between.
 
 | workload | reference | reference rate | rate | ratio | at least | peak RSS | CPU of the daemon | requests (writes) | fetched / asked | uploaded / asked | |
 |---|---|---|---|---|---|---|---|---|---|---|---|
