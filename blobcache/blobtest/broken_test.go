@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"blobmount/blobcache/blob"
 )
@@ -127,6 +128,89 @@ func (b eofBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// noSourceConditions forgets the condition on a source, and where its range ends.
+type noSourceConditions struct{ *Mem }
+
+func (c noSourceConditions) StageBlockFrom(ctx context.Context, name, id string, src blob.Range) error {
+	src.Condition = blob.Condition{}
+	src.Size = blob.MaxBlockSize
+	return c.Mem.StageBlockFrom(ctx, name, id, src)
+}
+
+// otherErrors translates what it does not know to Other.
+type otherErrors struct{ *Mem }
+
+func other(err error) error {
+	if blob.Is(err, blob.BlockIDLength) {
+		return &blob.Error{Code: blob.Other, Err: err}
+	}
+	return err
+}
+
+func (c otherErrors) StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error {
+	return other(c.Mem.StageBlock(ctx, name, id, body, size))
+}
+
+func (c otherErrors) StageBlockFrom(ctx context.Context, name, id string, src blob.Range) error {
+	return other(c.Mem.StageBlockFrom(ctx, name, id, src))
+}
+
+// appendsAnywhere forgets to send position and condition.
+type appendsAnywhere struct{ *Mem }
+
+func (c appendsAnywhere) AppendBlock(ctx context.Context, name string, body io.ReadSeeker, size, _ int64, _ blob.Condition) (blob.Written, error) {
+	p, err := c.Properties(ctx, name, blob.Condition{})
+	if err != nil {
+		return blob.Written{}, err
+	}
+	return c.Mem.AppendBlock(ctx, name, body, size, p.Size, blob.Condition{})
+}
+
+// blocksOnly makes block blobs of all.
+type blocksOnly struct{ *Mem }
+
+func (c blocksOnly) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (blob.Written, error) {
+	o.Kind = blob.BlockBlob
+	return c.Mem.Upload(ctx, name, body, size, o)
+}
+
+// noTags copies as the service does when it is not told about tags and tier, and writes none.
+type noTags struct{ *Mem }
+
+func (c noTags) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (blob.Written, error) {
+	o.Tags = nil
+	return c.Mem.Upload(ctx, name, body, size, o)
+}
+
+func (c noTags) Copy(_ context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
+	return c.store.CopyFrom(c.store, dst, src, CopyOptions{CopyOptions: o})
+}
+
+// keepsTags keeps the tags of the version before.
+type keepsTags struct{ *Mem }
+
+func (c keepsTags) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (blob.Written, error) {
+	if tags, err := c.Tags(ctx, name); err == nil && o.Tags == nil {
+		o.Tags = tags
+	}
+	return c.Mem.Upload(ctx, name, body, size, o)
+}
+
+// noLeases only says that it leases.
+type noLeases struct{ *Mem }
+
+func (c noLeases) AcquireLease(context.Context, string, time.Duration) error { return nil }
+func (c noLeases) RenewLease(context.Context, string) error                  { return nil }
+func (c noLeases) ReleaseLease(context.Context, string) error                { return nil }
+
+// oneLease gives every host the same lease ids.
+func oneLease(m *Mem) *Mem {
+	m.leases = sameLeases
+	return m
+}
+
+var sameLeases = blob.NewLeases()
+
 func TestSuiteFindsBrokenContainers(t *testing.T) {
 	for name, broken := range map[string]struct {
 		wrap func(*Mem) blob.Container
@@ -164,6 +248,41 @@ func TestSuiteFindsBrokenContainers(t *testing.T) {
 			func(m *Mem) blob.Container { return keepsMetadata{m} },
 			[]string{"Upload/ReplaceRemovesTheRest"},
 		},
+		"conditions on sources, and their ranges": {
+			func(m *Mem) blob.Container { return noSourceConditions{m} },
+			[]string{"StageBlockFrom/Condition", "StageBlockFrom/Range"},
+		},
+		"lengths of ids": {
+			func(m *Mem) blob.Container { return otherErrors{m} },
+			[]string{"StageBlock/IDLength", "StageBlockFrom/IDLength"},
+		},
+		"append position": {
+			func(m *Mem) blob.Container { return appendsAnywhere{m} },
+			[]string{"AppendBlock/Position", "AppendBlock/Condition"},
+		},
+		"kind of blob": {
+			func(m *Mem) blob.Container { return blocksOnly{m} },
+			[]string{"AppendBlock/Position", "Upload/Kind"},
+		},
+		"tags and tier": {
+			func(m *Mem) blob.Container { return noTags{m} },
+			[]string{"Upload/Tags", "Copy/Tags", "Copy/Tier"},
+		},
+		"tags that stay": {
+			func(m *Mem) blob.Container { return keepsTags{m} },
+			[]string{"Upload/Tags"},
+		},
+		"leases": {
+			func(m *Mem) blob.Container { return noLeases{m} },
+			[]string{
+				"Lease/Upload", "Lease/CommitBlockList", "Lease/StageBlock", "Lease/StageBlockFrom", "Lease/Copy", "Lease/SetMetadata",
+				"Lease/AppendBlock", "Lease/Delete", "Lease/Acquire", "Lease/Release", "Lease/Expires", "Lease/RenewedAfterItsEnd",
+			},
+		},
+		"leases shared by all hosts": {
+			func(m *Mem) blob.Container { return oneLease(m) },
+			[]string{"Lease/Upload", "Lease/Acquire"},
+		},
 		"broken streams": {
 			func(m *Mem) blob.Container { return endsEarly{m} },
 			[]string{"Context/CancelledBody"},
@@ -172,7 +291,7 @@ func TestSuiteFindsBrokenContainers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			failed := map[string]bool{}
 			for _, check := range Checks() {
-				failed[check.Name] = check.Run(t.Context(), broken.wrap(newMem(StoreOptions{}))) != nil
+				failed[check.Name] = check.Run(t.Context(), subject(StoreOptions{}, broken.wrap)) != nil
 			}
 			for _, want := range broken.want {
 				if found, known := failed[want]; !known {

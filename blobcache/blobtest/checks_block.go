@@ -56,13 +56,16 @@ func blockChecks() []Check {
 				p.holds("x", "content")
 			}
 		}),
-		// "Put Block": all ids of a blob have one length; another is refused.
+		// contract, BlockIDLength: uncommitted ids have one length, another is refused; until the blocks are discarded.
+		// Those of committed blocks do not matter ("Put Block", remarks).
 		check("StageBlock/IDLength", func(p *probe) {
 			p.stage("x", "22", "x")
-			if err := p.tryStage("x", "333", "y"); err == nil {
-				p.failf("StageBlock with an id of another length succeeded")
-			}
+			p.fails(p.tryStage("x", "333", "y"), "StageBlock with an id of another length").with(blob.BlockIDLength)
 			p.equal(p.blocks("x").Uncommitted, []blob.Block{{ID: "22", Size: 1}}, "uncommitted blocks")
+			p.commit("x", blob.WriteOptions{}, "22")
+			p.stage("x", "333", "y")
+			p.commit("x", blob.WriteOptions{}, "22", "333")
+			p.holds("x", "xy")
 		}),
 		// contract: each id is looked for among the committed blocks too, so that unchanged blocks are not sent
 		// again; the uncommitted one wins.

@@ -1,7 +1,9 @@
 package blobtest
 
 import (
+	"sync"
 	"testing"
+	"time"
 
 	"blobmount/blobcache/blob"
 )
@@ -10,16 +12,46 @@ func newMem(o StoreOptions) *Mem {
 	return NewContainer(NewStore(o), "https://account.example/container")
 }
 
+// clock is a clock that stands still but for Advance.
+type clock struct {
+	mu  sync.Mutex // guards now
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// subject returns a container in memory, and the same for another host, both wrapped.
+func subject(o StoreOptions, wrap func(*Mem) blob.Container) Subject {
+	clock := &clock{now: time.Now()}
+	o.Now = clock.Now
+	m := newMem(o)
+	return Subject{wrap(m), wrap(NewContainer(m.Store(), m.URL(""))), clock.Advance}
+}
+
+func plain(m *Mem) blob.Container { return m }
+
 func TestConformance(t *testing.T) {
-	Conformance(t, func(*testing.T) blob.Container { return newMem(StoreOptions{}) })
+	Conformance(t, func(*testing.T) Subject { return subject(StoreOptions{}, plain) })
 }
 
 func TestConformanceWithEmptyPages(t *testing.T) {
-	Conformance(t, func(*testing.T) blob.Container { return newMem(StoreOptions{EmptyPages: true}) })
+	Conformance(t, func(*testing.T) Subject { return subject(StoreOptions{EmptyPages: true}, plain) })
 }
 
 func TestConformanceOfSub(t *testing.T) {
-	Conformance(t, func(*testing.T) blob.Container { return blob.Sub(newMem(StoreOptions{}), "some/dir/") },
+	Conformance(t, func(*testing.T) Subject {
+		return subject(StoreOptions{}, func(m *Mem) blob.Container { return blob.Sub(m, "some/dir/") })
+	},
 		Deviation{"Names/Longest", "the prefix is part of the 1,024 characters"},
 		Deviation{"Error/Fields", "the error has the whole name, as the service knows it"})
 }

@@ -12,7 +12,9 @@ import (
 )
 
 func TestConformanceOfDecorators(t *testing.T) {
-	Conformance(t, func(*testing.T) blob.Container { return NewTrace(NewFaults(newMem(StoreOptions{}))) })
+	Conformance(t, func(*testing.T) Subject {
+		return subject(StoreOptions{}, func(m *Mem) blob.Container { return NewTrace(NewFaults(m)) })
+	})
 }
 
 func upload(t *testing.T, c blob.Container, name, body string) error {
@@ -155,6 +157,24 @@ func TestTrace(t *testing.T) {
 	if _, err := tr.Copy(ctx, "c", "a/b", blob.CopyOptions{Source: blob.Condition{IfMatch: blob.Any}}); err != nil {
 		t.Fatal(err)
 	}
+	part := blob.Range{Name: "a/b", Offset: 1, Size: 2, Condition: blob.Condition{IfMatch: blob.Any}}
+	if err := tr.StageBlockFrom(ctx, "c", "1", part); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tr.Upload(ctx, "log", strings.NewReader(""), 0, blob.WriteOptions{Kind: blob.AppendBlob}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tr.AppendBlock(ctx, "log", strings.NewReader("12345"), 5, 0, blob.Condition{IfMatch: blob.Any}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tr.Tags(ctx, "log"); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{tr.AcquireLease(ctx, "c", blob.MaxLease), tr.RenewLease(ctx, "c"), tr.ReleaseLease(ctx, "c")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := tr.List(ctx, blob.ListOptions{Prefix: "a/", Delimiter: "/", MaxResults: 2}); err != nil {
 		t.Fatal(err)
 	}
@@ -171,16 +191,23 @@ func TestTrace(t *testing.T) {
 		"StageBlock a/b 3",
 		"CommitBlockList a/b blocks=1",
 		"Copy c from a/b source-if-match=*",
+		"StageBlockFrom c from a/b 1+2 source-if-match=*",
+		"Upload log 0",
+		"AppendBlock log 0+5 if-match=*",
+		"Tags log",
+		"AcquireLease c 1m0s",
+		"RenewLease c",
+		"ReleaseLease c",
 		"List a/ delimiter=/ max=2",
 		"Delete c = context canceled",
 	}
 	if got := tr.Lines(); !slices.Equal(got, want) {
 		t.Errorf("lines:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if tr.Count("Upload") != 2 || tr.Count("") != len(want) {
+	if tr.Count("Upload") != 3 || tr.Count("") != len(want) {
 		t.Errorf("counts: %d uploads, %d in all", tr.Count("Upload"), tr.Count(""))
 	}
-	if tr.Bytes("Upload") != 10 || tr.Bytes("ReadAt") != 4 || tr.Bytes("StageBlock") != 3 {
+	if tr.Bytes("Upload") != 10 || tr.Bytes("ReadAt") != 4 || tr.Bytes("StageBlock") != 3 || tr.Bytes("AppendBlock") != 5 {
 		t.Errorf("bytes: %d uploaded, %d read, %d staged", tr.Bytes("Upload"), tr.Bytes("ReadAt"), tr.Bytes("StageBlock"))
 	}
 	tr.Reset()

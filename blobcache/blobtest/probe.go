@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"time"
 
 	"blobmount/blobcache/blob"
 )
@@ -14,14 +15,16 @@ import (
 // turns into the returned error: it keeps a check as short as the rule that it states. A probe belongs to the
 // check's goroutine.
 type probe struct {
-	ctx context.Context
-	c   blob.Container
+	ctx     context.Context
+	c       blob.Container
+	other   blob.Container
+	advance func(time.Duration)
 }
 
 type broken struct{ err error }
 
 func check(name string, f func(p *probe)) Check {
-	return Check{name, func(ctx context.Context, c blob.Container) (err error) {
+	return Check{Name: name, Run: func(ctx context.Context, s Subject) (err error) {
 		defer func() {
 			switch r := recover().(type) {
 			case nil:
@@ -31,9 +34,16 @@ func check(name string, f func(p *probe)) Check {
 				panic(r)
 			}
 		}()
-		f(&probe{ctx, c})
+		f(&probe{ctx, s.Container, s.Other, s.Advance})
 		return nil
 	}}
+}
+
+// timed is check for a rule about time.
+func timed(name string, f func(p *probe)) Check {
+	c := check(name, f)
+	c.Clock = true
+	return c
 }
 
 func (p *probe) failf(format string, args ...any) {
@@ -83,6 +93,11 @@ func (p *probe) put(name, body string, o blob.WriteOptions) blob.Written {
 
 func (p *probe) upload(name, body string, o blob.WriteOptions) (blob.Written, error) {
 	return p.c.Upload(p.ctx, name, bytes.NewReader([]byte(body)), int64(len(body)), o)
+}
+
+// append appends to a blob that is at bytes long.
+func (p *probe) append(c blob.Container, name, body string, at int64, cond blob.Condition) (blob.Written, error) {
+	return c.AppendBlock(p.ctx, name, bytes.NewReader([]byte(body)), int64(len(body)), at, cond)
 }
 
 // stage stages a block that must succeed.
