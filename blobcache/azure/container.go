@@ -116,7 +116,7 @@ func New(cfg Config) (*Container, error) {
 			// The SDK's own policy counts attempts; the contract here is a span of time. It gets one try, and
 			// retrier repeats around it.
 			Retry:           policy.RetryOptions{MaxRetries: -1},
-			PerCallPolicies: []policy.Policy{&retrier{retryFor: c.retryFor, log: c.log, throttle: limit}},
+			PerCallPolicies: []policy.Policy{pageReader{}, &retrier{retryFor: c.retryFor, log: c.log, throttle: limit}},
 		},
 		// "Expect: 100-continue" would cost a round trip per upload for a minute after each throttled request.
 		// An early refusal needs no help: the transport stops sending when the answer arrives (see gate).
