@@ -192,8 +192,7 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 	f.done(w, o, size, gen, nil)
 	f.mu.Lock()
 	if f.stage != nil { // a Put Blob leaves no blocks
-		f.stage.layout, f.stage.learned = newLayout(f.c.blockSize, f.size), true
-		f.markChanged()
+		_ = f.layOut(newLayout(f.c.blockSize, f.size), nil) // else the next commit asks the service
 	}
 	f.mu.Unlock()
 	return false, nil

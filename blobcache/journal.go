@@ -48,6 +48,7 @@ const (
 	recStaged   = 'B' // from, to, block id: the service holds these bytes as an uncommitted block
 	recReleased = 'R' // from, to: the staging file does not hold them any more, the service does
 	recDropped  = 'U' // from, to: the staging file does not hold them any more, the blob does
+	recLayout   = 'L' // first, every: the layout of blocks is another one now
 	recDetails  = 'D' // details, JSON
 	recBase     = 'N' // base, JSON: the blob's name or version has changed
 	recSum      = 'C' // from, to, CRC-32C: what changed bytes are at the next recFinished
@@ -89,8 +90,8 @@ type base struct {
 type details struct {
 	Headers  blob.Headers      `json:"headers"`
 	Metadata map[string]string `json:"metadata,omitempty"`
-	Tier     string            `json:"tier,omitempty"`
-	Tags     map[string]string `json:"tags,omitempty"`
+	Tier     string            `json:"tier,omitempty"` // empty: the account's default
+	TagCount int               `json:"tag_count,omitempty"`
 	Modified time.Time         `json:"modified"`
 }
 
@@ -252,7 +253,7 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		return nil, fmt.Errorf("%w: it begins with a record of type %q", errJournal, typ)
 	}
 	switch typ {
-	case recWritten, recHeld, recStaged, recReleased, recDropped, recSum:
+	case recWritten, recHeld, recStaged, recReleased, recDropped, recSum, recLayout:
 		if len(p) < 16 {
 			return nil, fmt.Errorf("%w: record %q is too short", errJournal, typ)
 		}
@@ -290,6 +291,11 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 }
 
 func (r *record) span(typ byte, x extent, more []byte) error {
+	if typ == recLayout {
+		r.BlockSize, r.Every = x.off, int(x.end)
+		r.staged = nil
+		return nil
+	}
 	if x.off < 0 || x.end < x.off {
 		return fmt.Errorf("%w: record %q of [%d, %d)", errJournal, typ, x.off, x.end)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,9 +31,11 @@ type stage struct {
 	named    bool  // the names of both files are on disk
 
 	layout   layout
-	learned  bool // the layout is decided; before that no block is uploaded
-	learning bool
+	learned  bool          // the layout is decided; before that no block is uploaded
+	learning chan struct{} // closed when the decision under way is over; nil when there is none
+	asked    bool          // learnAhead is under way
 	blocks   map[int]*block
+	left     []stagedBlock // blocks that an earlier process has uploaded, until the layout is decided
 	// writer is the first part of every block id of this staging file. It is random, so that two writers of one
 	// blob never take each other's blocks for their own.
 	writer   string
@@ -120,7 +123,7 @@ func (s *stage) restage() bool {
 func (s *stage) relearn() bool {
 	lost := s.restage()
 	s.blocks = map[int]*block{}
-	s.learned, s.next = false, 0
+	s.learned, s.left = false, nil
 	return lost
 }
 
@@ -208,6 +211,7 @@ func (s *stage) truncate(size int64) error {
 		x.remove(size, 1<<62)
 	}
 	s.account()
+	s.left = slices.DeleteFunc(s.left, func(b stagedBlock) bool { return b.end > size })
 	for i, b := range s.blocks {
 		if off, _ := s.layout.span(i); off >= size {
 			if b.busy == nil {
@@ -217,7 +221,6 @@ func (s *stage) truncate(size int64) error {
 			}
 		}
 	}
-	s.next = min(s.next, s.layout.index(size))
 	return nil
 }
 

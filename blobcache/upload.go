@@ -12,13 +12,38 @@ import (
 // learn decides the layout: which blocks the blob has already and keeps, and where ours begin. It asks the service once
 // for each staging file over a blob that is there.
 func (f *File) learn(ctx context.Context, st *stage) error {
+	for {
+		f.mu.Lock()
+		busy := st.learning
+		if st.learned || f.stage != st {
+			f.mu.Unlock()
+			return nil
+		}
+		if busy == nil {
+			st.learning = make(chan struct{})
+			f.mu.Unlock()
+			break
+		}
+		f.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := f.learnOnce(ctx, st)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(st.learning)
+	st.learning = nil
+	return err
+}
+
+func (f *File) learnOnce(ctx context.Context, st *stage) error {
 	f.mu.RLock()
-	known, own := st.learned, f.limit > 0 && !f.isNew && f.under.name == f.props.Name && f.props.Kind == blob.BlockBlob
+	own := f.limit > 0 && !f.isNew && f.under.name == f.props.Name && f.props.Kind == blob.BlockBlob
 	name := f.props.Name
 	f.mu.RUnlock()
-	if known {
-		return nil
-	}
 	var list blob.BlockList
 	if own {
 		var err error
@@ -32,18 +57,15 @@ func (f *File) learn(ctx context.Context, st *stage) error {
 	if f.stage != st || st.learned {
 		return nil
 	}
-	fresh := newLayout(f.c.blockSize, f.size)
-	if ends, ok := joined(list.Committed, f.under.size); ok && f.under.name == f.props.Name && list.ETag == f.under.etag {
-		f.keepBlocks(fresh.keeping(ends), list.Committed)
-	} else {
-		st.layout = fresh
+	l := newLayout(f.c.blockSize, f.size)
+	if len(st.left) > 0 { // an earlier process has uploaded blocks of its layout
+		l = layout{first: st.layout.first, every: st.layout.every}
 	}
-	st.learned = true
-	f.markChanged()
-	if f.size > st.layout.capacity() {
-		return &blob.Error{Code: blob.TooLarge, Op: "Commit", Name: f.props.Name}
+	ends, ok := joined(list.Committed, f.under.size)
+	if !ok || f.under.name != f.props.Name || list.ETag != f.under.etag {
+		return f.layOut(l, nil)
 	}
-	return nil
+	return f.layOut(l.keeping(ends), list.Committed)
 }
 
 // joined returns where blocks end, and whether they are all of a blob of this size.
@@ -61,11 +83,10 @@ func joined(blocks []blob.Block, size int64) ([]int64, bool) {
 }
 
 // keepBlocks takes over the blocks of the blob that nothing has changed. f.mu is held.
-func (f *File) keepBlocks(l layout, blocks []blob.Block) {
+func (f *File) keepBlocks(blocks []blob.Block) {
 	st := f.stage
-	st.layout = l
-	for i := range l.kept {
-		off, end := l.span(i)
+	for i := range st.layout.kept {
+		off, end := st.layout.span(i)
 		if end > f.limit || st.changed.overlaps(off, end) {
 			continue
 		}
@@ -240,8 +261,8 @@ func (f *File) stageAhead(off, end int64) {
 		return
 	}
 	if !st.learned {
-		if !st.learning {
-			st.learning = true
+		if st.learning == nil && !st.asked {
+			st.asked = true
 			f.c.background.Go(func() { f.learnAhead(st) })
 		}
 		return
@@ -265,7 +286,7 @@ func (f *File) learnAhead(st *stage) {
 	err := f.learn(f.c.ctx, st)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	st.learning = false
+	st.asked = false
 	if err != nil {
 		f.c.log.Debug("blocks are not uploaded ahead of the commit", "blob", f.props.Name, "error", err)
 		return

@@ -93,18 +93,47 @@ func (f *File) prepare(size int64) error {
 func (f *File) fits(size int64) error {
 	st := f.stage
 	if !st.learned && f.limit == 0 {
-		st.layout, st.learned = newLayout(f.c.blockSize, size), true
+		if err := f.layOut(newLayout(f.c.blockSize, size), nil); err != nil {
+			return err
+		}
 	}
 	if !st.learned || size <= st.layout.capacity() {
 		return nil // one that is not learned is checked at the commit
 	}
 	if l := newLayout(f.c.blockSize, size); size <= l.capacity() && len(st.layout.kept) == 0 && !st.anyStaged() {
-		st.layout, st.next = l, 0
-		clear(st.blocks)
-		f.markChanged()
-		return nil
+		return f.layOut(l, nil)
 	}
 	return &blob.Error{Code: blob.TooLarge, Op: "Write", Name: f.props.Name}
+}
+
+// layOut decides the layout. Of the blocks that the blob has, those that nothing has changed are kept. f.mu is held.
+func (f *File) layOut(l layout, have []blob.Block) error {
+	st := f.stage
+	if l.first != st.layout.first || l.every != st.layout.every {
+		if err := st.journal.span(recLayout, l.first, int64(l.every)); err != nil {
+			return err
+		}
+	}
+	st.layout, st.learned = l, true
+	clear(st.blocks)
+	f.keepBlocks(have)
+	f.markChanged()
+	for _, b := range st.left { // by an earlier process
+		if i := l.index(b.off); st.isBlock(i, b.extent, f.size) {
+			st.blocks[i] = &block{gen: f.gen, staged: f.gen, id: b.id, size: b.end - b.off, ahead: true}
+		}
+	}
+	st.left = nil
+	if f.size > l.capacity() {
+		return &blob.Error{Code: blob.TooLarge, Op: "Commit", Name: f.props.Name}
+	}
+	return nil
+}
+
+// isBlock reports whether x is block i of a file of this size.
+func (s *stage) isBlock(i int, x extent, size int64) bool {
+	off, end := s.layout.span(i)
+	return x == extent{off, min(end, size)}
 }
 
 // newStage returns a staging file for the File as it is. f.mu is held.
@@ -124,7 +153,7 @@ func (f *File) newStage() (*stage, error) {
 
 // header returns what a journal of the File as it is begins with. f.mu is held.
 func (f *File) header() header {
-	l := newLayout(f.c.blockSize, f.size)
+	var l layout
 	if f.stage != nil {
 		l = f.stage.layout
 	}
@@ -148,7 +177,11 @@ func (f *File) lower(clean bool) base {
 
 // details returns what a commit sends beside the content. f.mu is held.
 func (f *File) details() details {
-	return details{Headers: f.props.Headers, Metadata: f.props.Metadata, Tier: f.props.Tier, Modified: f.modified}
+	d := details{Headers: f.props.Headers, Metadata: f.props.Metadata, TagCount: f.props.TagCount, Modified: f.modified}
+	if !f.props.TierInferred {
+		d.Tier = f.props.Tier
+	}
+	return d
 }
 
 // changed notes a change of [off, end). f.mu is held.

@@ -79,6 +79,12 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // ends with the mount
 	f := newFileSystem(ctx, o)
+	if !o.ReadOnly {
+		if err := f.recover(ctx); err != nil {
+			cancel()
+			return nil, fmt.Errorf("look for files that an earlier mount could not save: %w", err)
+		}
+	}
 	server, err := fuse.NewServer(f, mountpoint, serverOptions(o))
 	if err != nil {
 		cancel()
@@ -115,6 +121,20 @@ func newFileSystem(ctx context.Context, o Options) *fileSystem {
 	}
 	f.prefetch = newPrefetcher(ctx, v, o.Prefetch)
 	return f
+}
+
+// recoverBound is how long a mount waits for the files that an earlier one left. A name shows what was left when that is
+// in the service; what takes longer is sent in the background.
+const recoverBound = time.Minute
+
+// recover commits what an earlier process had answered for.
+func (v *view) recover(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, recoverBound)
+	defer cancel()
+	return v.cache.Recover(ctx, v.cont, blobcache.Hooks{
+		Stamp:     stamp,
+		Committed: func(p blob.Properties, dirty bool) { v.names.Forget(p.Name) },
+	})
 }
 
 func serverOptions(o Options) *fuse.MountOptions {
