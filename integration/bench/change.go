@@ -20,7 +20,8 @@ const (
 	foreignBlock  = 4 << 20
 	changedBlocks = 2
 	// listBytes is room for the body of Put Block List: 256 blocks in 110 bytes of XML each, and more.
-	listBytes = 1 << 20
+	listBytes    = 1 << 20
+	changedBytes = changedBlocks*uploadBlock + listBytes
 )
 
 // changed is a blob, and how it came to the service.
@@ -72,14 +73,20 @@ func (l *lab) writeThrough(ctx context.Context, s *service, set blobserver.Synth
 	return discard(m.cache)
 }
 
-// try changes a blob a few times through a new mount with an empty cache: within a block, across the end of one, and
-// where no block nor page begins. What one change left must be as easy to change again.
+// changePlaces are where a blob is changed: within a block, across the end of one, and where no page begins.
+func changePlaces(size int64) []int64 {
+	end := size / 4 / uploadBlock * uploadBlock // of a block of 4 MiB too
+	return []int64{size / 2, end - change/2, size*3/4 + 100}
+}
+
+// try changes a blob a few times through a new mount with an empty cache. What one change left must be as easy to
+// change again.
 func (c changed) try(ctx context.Context, l *lab, s *service, set blobserver.Synthetic) ([]finding, error) {
 	m, err := l.mount(ctx, s.connection, "", cacheFor(set))
 	if err != nil {
 		return nil, err
 	}
-	places := []int64{set.Size / 2, set.Size/4 - change/2, set.Size*3/4 + 100}
+	places := changePlaces(set.Size)
 	var most measure
 	for _, off := range places {
 		got, err := observed(ctx, s, m, func() (measure, error) { return c.pwrite(m, off) })
@@ -94,8 +101,8 @@ func (c changed) try(ctx context.Context, l *lab, s *service, set blobserver.Syn
 	what := fmt.Sprintf("4 KiB changed in a blob of %s, %s: most of %d changes", size(set.Size), c.how, len(places))
 	return []finding{
 		{
-			what + ": uploaded", uploads(most), fmt.Sprintf("%s in %d Put Block", size(changedBlocks*uploadBlock), changedBlocks),
-			most.blocks <= changedBlocks && most.uploaded <= changedBlocks*uploadBlock+listBytes,
+			what + ": uploaded", uploads(most), fmt.Sprintf("%s in %d Put Block", size(changedBytes), changedBlocks),
+			most.blocks <= changedBlocks && most.uploaded <= changedBytes,
 		},
 		{what + ": peak RSS", size(most.rss), size(maxWriteRSS), most.rss <= maxWriteRSS},
 	}, m.close()

@@ -137,6 +137,24 @@ func TestForeignBlobs(t *testing.T) {
 	}
 }
 
+// One of the changes lies across the end of a block, whatever the scale, and none leaves the blob.
+func TestChangePlaces(t *testing.T) {
+	for _, n := range []int64{changedLeast, 102 << 20, changedSize} {
+		across := 0
+		for _, off := range changePlaces(n) {
+			if off < 0 || off+change > n {
+				t.Errorf("%d of %d", off, n)
+			}
+			if off/uploadBlock != (off+change-1)/uploadBlock {
+				across++
+			}
+		}
+		if across != 1 {
+			t.Errorf("a blob of %d: %d changes across the end of a block", n, across)
+		}
+	}
+}
+
 // A change that did not arrive, arrived elsewhere, or spoiled its neighbours is found.
 func TestCompareFindsWrongChanges(t *testing.T) {
 	s, server := startService(t)
