@@ -21,6 +21,9 @@ type StoreOptions struct {
 	// EmptyPages makes List answer every page with blobs only after an empty one, as the service may when it
 	// crosses a partition boundary ("List Blobs": a marker can come back with zero results).
 	EmptyPages bool
+	// Written is told of every version that is made, in order. It must not call the Store, which is locked meanwhile.
+	// nil is nobody.
+	Written func(name string, etag blob.ETag, content Range)
 }
 
 // Store holds the blobs of one container, in memory. All methods may be called in parallel. Failures are
@@ -136,6 +139,9 @@ func (r *record) properties(name string) blob.Properties {
 func (s *Store) put(name string, r *record) blob.Written {
 	s.stamp(r)
 	s.mu.blobs.Set(name, r)
+	if s.opts.Written != nil {
+		s.opts.Written(name, formatETag(r.etag), Range{r.content, 0, r.content.size()})
+	}
 	return r.written()
 }
 
