@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
 
 	"blobmount/blobcache/azure"
 	"blobmount/blobcache/blob"
@@ -77,6 +78,41 @@ type movedClock struct{ ahead atomic.Int64 }
 
 func (c *movedClock) Now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *movedClock) Advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// A block from a range needs the source to be readable for the service itself, also when all that there is is a SAS.
+func TestStageBlockFromWithSAS(t *testing.T) {
+	key, err := container.NewSharedKeyCredential(blobserver.DefaultAccount, blobserver.DefaultKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := blobserver.Start(blobserver.Options{Containers: []string{"data"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if _, err := s.Store("data").Put("dir/a b", []byte("0123456789"), blob.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for permissions, want := range map[string]bool{"rw": true, "w": false} {
+		query, err := sas.BlobSignatureValues{
+			Protocol: sas.ProtocolHTTPSandHTTP, ExpiryTime: time.Now().Add(time.Hour), Permissions: permissions, ContainerName: "data",
+		}.SignWithSharedKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := open(t, azure.Config{URL: s.URL() + "/data", Credential: azure.Credential{SAS: query.Encode()}})
+		err = c.StageBlockFrom(t.Context(), "new", "1", blob.Range{Name: "dir/a b", Offset: 3, Size: 4})
+		switch {
+		case want && err != nil:
+			t.Error(err)
+		case !want && !blob.Is(err, blob.Forbidden):
+			t.Errorf("source that the SAS may not read: got %v, want Forbidden", err)
+		}
+	}
+	if l, err := s.Store("data").Blocks("new"); err != nil || len(l.Uncommitted) != 1 || l.Uncommitted[0].Size != 4 {
+		t.Errorf("blocks %+v, %v", l, err)
+	}
+}
 
 // open returns the adapter over a container. It gives up sooner than in production, so that a service that does
 // not answer fails a check by its error and not by the check's time limit.
