@@ -1,8 +1,8 @@
 package blobcache
 
 import (
+	"bytes"
 	"context"
-	"crypto/md5"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -175,10 +175,8 @@ func (f *File) landed(ctx context.Context) bool {
 		if !same {
 			return false
 		}
-	case whole && len(p.Headers.ContentMD5) == md5.Size && size <= f.c.putMax:
-		h := md5.New()
-		if _, err := io.Copy(h, io.NewSectionReader(paddedReader{st.file}, 0, size)); err != nil ||
-			!slices.Equal(h.Sum(nil), p.Headers.ContentMD5) {
+	case whole && size <= f.c.putMax:
+		if !f.sameContent(ctx, name, p.ETag, st, size) {
 			return false
 		}
 		ids = nil
@@ -189,6 +187,23 @@ func (f *File) landed(ctx context.Context) bool {
 	f.upTo = size
 	f.mu.Unlock()
 	f.done(w, o, size, gen, ids)
+	return true
+}
+
+// sameContent reports whether a version of up to putMax bytes has the bytes of the staging file.
+func (f *File) sameContent(ctx context.Context, name string, etag blob.ETag, st *stage, size int64) bool {
+	body, err := f.cont.ReadAt(ctx, name, 0, size, blob.Condition{IfMatch: etag})
+	if err != nil {
+		return false
+	}
+	defer body.Close()
+	theirs, ours := make([]byte, grain), make([]byte, grain)
+	for off := int64(0); off < size; off += grain {
+		n := min(grain, size-off)
+		if _, err := io.ReadFull(body, theirs[:n]); err != nil || st.readAt(ours[:n], off) != nil || !bytes.Equal(theirs[:n], ours[:n]) {
+			return false
+		}
+	}
 	return true
 }
 
