@@ -61,7 +61,8 @@ func (c *Container) copyOptions(ctx context.Context, dst, src string, o blob.Cop
 	}
 	p := headProperties(src, r)
 	options = &sdkblob.StartCopyFromURLOptions{Metadata: sdkMetadata(o.Metadata), AccessConditions: c.writeConditions(dst, o.Condition)}
-	if !p.TierInferred && p.Tier != string(sdkblob.AccessTierArchive) { // that one cannot be copied, and says so
+	// An archived blob cannot be copied, and says so. Other kinds of blob have no tier that could be chosen.
+	if p.Kind == blob.BlockBlob && !p.TierInferred && p.Tier != string(sdkblob.AccessTierArchive) {
 		options.Tier = tier(p.Tier)
 	}
 	if p.TagCount > 0 {

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 
 	"blobmount/blobcache/blob"
@@ -66,7 +66,7 @@ func (c *Container) get(ctx context.Context, name string, offset, count int64, c
 	const op = "ReadAt"
 	ctx, tries := withAttempts(ctx, op, name)
 	var raw *http.Response
-	r, err := c.client.NewBlobClient(name).DownloadStream(runtime.WithCaptureResponse(ctx, &raw), &sdkblob.DownloadStreamOptions{
+	r, err := c.client.NewBlobClient(name).DownloadStream(policy.WithCaptureResponse(ctx, &raw), &sdkblob.DownloadStreamOptions{
 		Range:            sdkblob.HTTPRange{Offset: offset, Count: count},
 		AccessConditions: accessConditions(cond),
 	})

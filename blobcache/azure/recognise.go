@@ -27,7 +27,8 @@ import (
 //     metadata and headers. What was appended is the end of the blob. SetMetadata has sent nothing but metadata.
 //
 // Somebody else who wrote the very same in the same seconds cannot be told apart, and need not be: the version
-// is what the caller asked for. The exception is an empty blob that must not exist before. Programs use such
+// is what the caller asked for. (For SetMetadata that is so as long as who writes other content in these seconds writes
+// other metadata too.) The exception is an empty blob that must not exist before. Programs use such
 // blobs as locks between hosts, all writers write the same, and two of them must not both be told that they made
 // it. There the refusal stands: a lock that is reported as taken though it is ours is safe, and rare.
 

@@ -102,8 +102,9 @@ type Container interface {
 	// Leased; reads do not mind. The lease stays with the name when the blob is replaced.
 	//
 	// The lease is the Container's: two callers of one Container share it, and acquiring what it holds already sets
-	// the time anew. Leased when somebody else holds one. Requests that are under way while a lease is acquired or
-	// released may fail with Leased.
+	// the time anew. Leased when somebody else holds one. After another error the lease may be taken all the same: then
+	// AcquireLease finds it as its own, ReleaseLease ends it, and until its end writes fail with Leased. Requests that
+	// are under way while a lease is acquired or released may fail with Leased, too.
 	AcquireLease(ctx context.Context, name string, d time.Duration) error
 
 	// RenewLease gives a lease that this Container acquired its full time again. Leased when it is not held any

@@ -21,13 +21,13 @@ const (
 // Locked reports whether writes need the lease's id.
 func (s LeaseState) Locked() bool { return s == LeaseLeased || s == LeaseBreaking }
 
-// lease is the lease of a name that has a blob. A released one is not kept.
+// lease is the lease of a name that has a blob. It is kept until it is released, or, when it is over, until the next
+// version is made: an expired one can be renewed so long.
 type lease struct {
 	id       string
 	duration time.Duration
 	until    time.Time
-	etag     uint64 // the version when the time began: an expired lease can be renewed while it is the current one
-	broken   bool   // breaking before until, broken after it
+	broken   bool // breaking before until, broken after it
 }
 
 func (l lease) state(now time.Time) LeaseState {
@@ -78,40 +78,34 @@ func (s *Store) AcquireLease(name, id string, d time.Duration, c blob.Condition)
 	if id == "" || d < blob.MinLease || d > blob.MaxLease || d%time.Second != 0 {
 		return blob.Written{}, Err("InvalidHeaderValue")
 	}
-	return s.onLease(name, c, func(r *record, l lease) (lease, error) {
+	return s.onLease(name, c, func(l lease) (lease, error) {
 		switch state := l.state(s.opts.Now()); {
 		case state == LeaseBreaking && l.id == id:
 			return l, Err("LeaseIsBreakingAndCannotBeAcquired")
 		case state.Locked() && l.id != id:
 			return l, Err("LeaseAlreadyPresent")
 		}
-		return lease{id: id, duration: d, until: s.opts.Now().Add(d), etag: r.etag}, nil
+		return lease{id: id, duration: d, until: s.opts.Now().Add(d)}, nil
 	})
 }
 
 // RenewLease gives a lease its full time again, also one that is over, if nobody changed or leased the blob since.
 func (s *Store) RenewLease(name, id string, c blob.Condition) (blob.Written, error) {
-	return s.onLease(name, c, func(r *record, l lease) (lease, error) {
+	return s.onLease(name, c, func(l lease) (lease, error) {
 		if l.id == "" || l.id != id {
 			return l, Err("LeaseIdMismatchWithLeaseOperation")
 		}
-		switch l.state(s.opts.Now()) {
-		case LeaseBreaking, LeaseBroken:
+		if l.broken {
 			return l, Err("LeaseIsBrokenAndCannotBeRenewed")
-		case LeaseExpired:
-			if l.etag != r.etag {
-				return l, Err("LeaseIdMismatchWithLeaseOperation")
-			}
 		}
 		l.until = s.opts.Now().Add(l.duration)
-		l.etag = r.etag
 		return l, nil
 	})
 }
 
 // ReleaseLease ends a lease.
 func (s *Store) ReleaseLease(name, id string, c blob.Condition) (blob.Written, error) {
-	return s.onLease(name, c, func(_ *record, l lease) (lease, error) {
+	return s.onLease(name, c, func(l lease) (lease, error) {
 		if l.id == "" || l.id != id {
 			return l, Err("LeaseIdMismatchWithLeaseOperation")
 		}
@@ -123,7 +117,7 @@ func (s *Store) ReleaseLease(name, id string, c blob.Condition) (blob.Written, e
 // returns the time that is left.
 func (s *Store) BreakLease(name string, period time.Duration, c blob.Condition) (blob.Written, time.Duration, error) {
 	var left time.Duration
-	w, err := s.onLease(name, c, func(_ *record, l lease) (lease, error) {
+	w, err := s.onLease(name, c, func(l lease) (lease, error) {
 		now := s.opts.Now()
 		if l.id == "" {
 			return l, Err("LeaseNotPresentWithLeaseOperation")
@@ -138,7 +132,7 @@ func (s *Store) BreakLease(name string, period time.Duration, c blob.Condition) 
 }
 
 // onLease replaces the lease of an existing blob by what f makes of it. The version stays.
-func (s *Store) onLease(name string, c blob.Condition, f func(*record, lease) (lease, error)) (blob.Written, error) {
+func (s *Store) onLease(name string, c blob.Condition, f func(lease) (lease, error)) (blob.Written, error) {
 	if err := checkName(name); err != nil {
 		return blob.Written{}, err
 	}
@@ -148,7 +142,7 @@ func (s *Store) onLease(name string, c blob.Condition, f func(*record, lease) (l
 	if err := checkChange(r, c); err != nil {
 		return blob.Written{}, err
 	}
-	l, err := f(r, s.mu.leases[name])
+	l, err := f(s.mu.leases[name])
 	if err != nil {
 		return blob.Written{}, err
 	}

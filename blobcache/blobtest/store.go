@@ -46,9 +46,8 @@ type blobs struct {
 		blobs btree.Map[string, *record]
 		// staged has the uncommitted blocks by blob name.
 		staged map[string]map[string]content
-		// leases has what became of them, also after their end; the names are those of blobs.
-		leases map[string]lease
-		ticks  uint64 // the last ETag given out
+		leases map[string]lease // by blob name
+		ticks  uint64           // the last ETag given out
 	}
 }
 
@@ -135,9 +134,13 @@ func (r *record) properties(name string) blob.Properties {
 	return p
 }
 
-// put replaces the version of name. The caller holds mu for writing and has checked everything.
+// put replaces the version of name. The caller holds mu for writing and has checked everything. A lease that is over
+// ends for good.
 func (s *Store) put(name string, r *record) blob.Written {
 	s.stamp(r)
+	if l, ok := s.mu.leases[name]; ok && !l.state(s.opts.Now()).Locked() {
+		delete(s.mu.leases, name)
+	}
 	s.mu.blobs.Set(name, r)
 	if s.opts.Written != nil {
 		s.opts.Written(name, formatETag(r.etag), Range{r.content, 0, r.content.size()})
