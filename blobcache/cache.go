@@ -338,12 +338,12 @@ func (c *Cache) setChecked(k key, f *os.File) {
 	c.checked[k] = st.Ino
 }
 
-func (c *Cache) wasChecked(k key, f *os.File) bool {
+// wasChecked reports whether setChecked was told of the file with this inode number.
+func (c *Cache) wasChecked(k key, ino uint64) bool {
 	c.checkedMu.Lock()
-	ino, ok := c.checked[k]
-	c.checkedMu.Unlock()
-	var st unix.Stat_t
-	return ok && unix.Fstat(int(f.Fd()), &st) == nil && st.Ino == ino
+	defer c.checkedMu.Unlock()
+	checked, ok := c.checked[k]
+	return ok && checked == ino
 }
 
 // SmallSize is the size in bytes up to which a blob is fetched whole by one request.

@@ -74,6 +74,7 @@ type files struct {
 	maps     *os.File // nil for a complete version whose checksums are loaded
 	complete bool
 	used     time.Time // when it was used last, as of the opening
+	ino      uint64    // of data, as of the opening; 0 for a file that was created
 }
 
 func (f *files) close() {
@@ -111,11 +112,25 @@ func (p *presence) single() bool { return p.unit != grain }
 // errDamaged says that what the disk has of a version cannot be trusted.
 var errDamaged = errors.New("cached files do not belong together")
 
+// openFile is os.OpenFile for a regular file of the cache that is there. That asks the poller whether it takes the file,
+// which takes no regular file, by five system calls.
+func openFile(path string) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
 // openFiles opens what the disk has of a version. Without anything it returns no files and no error.
 func openFiles(base string, size, small int64) (files, presence, error) {
 	p := newPresence(size, small)
 	for _, ext := range []string{extBlob, extPart} {
-		data, err := os.OpenFile(base+ext, os.O_RDWR, 0)
+		data, err := openFile(base + ext)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -129,8 +144,8 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 			_ = data.Close()
 			continue
 		}
-		f := files{data: data, complete: ext == extBlob}
-		if err := f.load(base, size, &p); err != nil {
+		f := files{data: data, complete: ext == extBlob, used: time.Unix(st.Atim.Unix()), ino: st.Ino}
+		if err := f.load(base, st.Size, size, &p); err != nil {
 			f.close()
 			return files{}, newPresence(size, small), fmt.Errorf("%w: %w", errDamaged, err)
 		}
@@ -139,16 +154,11 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 	return files{}, p, nil
 }
 
-// load reads the map and checks that it belongs to a file of this size.
-func (f *files) load(base string, size int64, p *presence) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.data.Fd()), &st); err != nil {
-		return err
+// load reads the map and checks that it and a file of length bytes belong to a blob of this size.
+func (f *files) load(base string, length, size int64, p *presence) error {
+	if f.complete && length != size || length > size {
+		return fmt.Errorf("cached file is %d bytes, the blob %d", length, size)
 	}
-	if f.complete && st.Size != size || st.Size > size {
-		return fmt.Errorf("cached file is %d bytes, the blob %d", st.Size, size)
-	}
-	f.used = time.Unix(st.Atim.Unix())
 	if p.single() {
 		if !f.complete {
 			return errors.New("a small version is never kept in part")
@@ -161,7 +171,7 @@ func (f *files) load(base string, size int64, p *presence) error {
 		p.sums[0] = sum
 		return nil
 	}
-	maps, err := os.OpenFile(base+extMap, os.O_RDWR, 0)
+	maps, err := openFile(base + extMap)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func (v *version) load() {
 	}
 	v.files, v.p, v.touched = f, p, f.used
 	v.checked = newBitmap(p.have.n)
-	if f.complete && v.c.wasChecked(v.key, f.data) {
+	if f.complete && v.c.wasChecked(v.key, f.ino) {
 		v.checked.setAll()
 	}
 }
@@ -71,9 +71,13 @@ func (v *version) onDisk(off, end int64) bool {
 // not what was stored is forgotten, and false returned. v.mu is held.
 func (v *version) verify(off, end int64) bool {
 	first, last := int(off/v.p.unit), int((end-1)/v.p.unit)+1
+	next := v.checked.nextClear(first, last)
+	if next >= last {
+		return true
+	}
 	scratch := unitBuffers.Get().(*[sumMax]byte)
 	defer unitBuffers.Put(scratch)
-	for i := v.checked.nextClear(first, last); i < last; i = v.checked.nextClear(i+1, last) {
+	for i := next; i < last; i = v.checked.nextClear(i+1, last) {
 		from := int64(i) * v.p.unit
 		buf := (*scratch)[:min(v.p.unit, v.size-from)]
 		if _, err := v.files.data.ReadAt(buf, from); err != nil || crc32.Checksum(buf, castagnoli) != v.p.sums[i] {
