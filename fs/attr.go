@@ -115,9 +115,9 @@ func putID(m map[string]string, key string, id, def uint32) {
 	m[key] = strconv.FormatUint(uint64(id), 10)
 }
 
-// stamp puts the time of the last change into metadata. Last-Modified, the service's own, has whole seconds only and
+// Stamp puts the time of the last change into metadata. Last-Modified, the service's own, has whole seconds only and
 // changes with every copy, so a program that compares times before and after close or rename would see a change.
-func stamp(metadata map[string]string, modified time.Time) {
+func Stamp(metadata map[string]string, modified time.Time) {
 	metadata[keyMtime] = modified.UTC().Format(time.RFC3339Nano)
 }
 
@@ -211,7 +211,7 @@ func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
 	m := f.Metadata()
 	v.defaults.put(m, n.kind, a)
 	if hasMtime && !mtime.Equal(before) {
-		stamp(m, mtime)
+		Stamp(m, mtime)
 		f.SetModified(mtime)
 	} else if a == was {
 		return nil
@@ -281,7 +281,7 @@ func (v *view) setDirAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error
 	m[blobcache.MarkerKey] = "true"
 	v.defaults.put(m, kindDir, a)
 	if hasMtime {
-		stamp(m, mtime)
+		Stamp(m, mtime)
 	}
 	p := blob.Properties{Name: path, Metadata: m}
 	var w blob.Written

@@ -67,7 +67,7 @@ func TestPutAttributes(t *testing.T) {
 	if len(m) != 0 {
 		t.Errorf("the defaults are in the metadata: %v", m)
 	}
-	stamp(m, time.Date(2026, 1, 2, 3, 4, 5, 600, time.FixedZone("", 3600)))
+	Stamp(m, time.Date(2026, 1, 2, 3, 4, 5, 600, time.FixedZone("", 3600)))
 	if want := map[string]string{"mtime": "2026-01-02T02:04:05.0000006Z"}; !maps.Equal(m, want) {
 		t.Errorf("stamped %v, want %v", m, want)
 	}

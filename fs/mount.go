@@ -42,7 +42,9 @@ type Options struct {
 	NoPassthrough bool
 	// MountOptions are words for the kernel: noexec, nodev, nosuid, noatime, sync and so on.
 	MountOptions []string
-	Log          *slog.Logger
+	// About is what the mount says of itself in StatusAttr: the fields of its first group.
+	About Status
+	Log   *slog.Logger
 }
 
 // Mounted is a file system that is mounted.
@@ -113,7 +115,7 @@ func newFileSystem(ctx context.Context, o Options) *fileSystem {
 	}
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
-		handles: handles{open: map[uint64]*handle{}}, openMode: o.Open,
+		handles: handles{open: map[uint64]*handle{}}, openMode: o.Open, about: o.About,
 		readers: readers{v: v, byID: map[*node]*list.Element{}},
 	}
 	if o.Prefetch < 0 {
@@ -132,7 +134,7 @@ func (v *view) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverBound)
 	defer cancel()
 	return v.cache.Recover(ctx, v.cont, blobcache.Hooks{
-		Stamp:     stamp,
+		Stamp:     Stamp,
 		Committed: func(p blob.Properties, dirty bool) { v.names.Forget(p.Name) },
 	})
 }

@@ -148,7 +148,7 @@ func (n *node) opened() *blobcache.File {
 // hooks returns what a node's file tells when it is committed.
 func (v *view) hooks(n *node) blobcache.Hooks {
 	return blobcache.Hooks{
-		Stamp:     stamp,
+		Stamp:     Stamp,
 		Committed: func(p blob.Properties, dirty bool) { v.committed(n, p, dirty) },
 		Lost:      func() { v.lost(n) },
 		Idle:      func(f *blobcache.File) { v.retire(n, f) },

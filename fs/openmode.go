@@ -3,6 +3,7 @@ package fs
 import (
 	"container/list"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -23,10 +24,16 @@ const (
 	OpenNone
 )
 
+var openModeNames = [...]string{"auto", "files", "none"}
+
+func (m OpenMode) String() string { return openModeNames[m] }
+
 // opener decides once for a mount whether there are open messages.
 type opener struct {
 	once sync.Once
 	none bool // after once
+	// mode is what was decided, an OpenMode, for those who must not decide it; OpenAuto before once.
+	mode atomic.Uint32
 }
 
 // silent reports whether opens and closes go without messages. The first call decides.
@@ -45,6 +52,11 @@ func (fs *fileSystem) silent(first *node) bool {
 			}
 			fs.opener.none = fs.readOnly && fs.timeout != 0 && 2*small > all
 		}
+		mode := OpenFiles
+		if fs.opener.none {
+			mode = OpenNone
+		}
+		fs.opener.mode.Store(uint32(mode))
 		fs.log.Info("how files are opened", "without-messages", fs.opener.none)
 	})
 	return fs.opener.none

@@ -21,6 +21,7 @@ type fileSystem struct {
 	prefetch    *prefetcher
 	openMode    OpenMode
 	readOnly    bool
+	about       Status
 }
 
 var _ fuse.RawFileSystem = (*fileSystem)(nil)
@@ -383,6 +384,9 @@ func sized(value string, dest []byte) (uint32, fuse.Status) {
 
 func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	n := fs.nodes.get(h.NodeId)
+	if n == fs.nodes.root && name == StatusAttr {
+		return fs.getStatus(h, dest)
+	}
 	value, err := fs.xattr(n, name)
 	if err != nil {
 		return 0, fs.status("getxattr", n, "", err)
