@@ -18,6 +18,45 @@ func (f *File) mayWrite(off int64) error {
 	return &blob.Error{Code: blob.Unsupported, Op: "Write", Name: f.props.Name}
 }
 
+// onlyAppended reports whether the blob's own bytes are what they were.
+func (f *File) onlyAppended() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.limit == f.props.Size && (f.stage == nil || !f.stage.changed.overlaps(0, f.props.Size))
+}
+
+// convert makes place for a block blob: the service does not let one replace an append blob (InvalidBlobType). So that
+// is deleted when all of it is here, and the commit makes a new one. In between there is no blob; what is staged is saved
+// by the next mount if this process ends then.
+func (f *File) convert(ctx context.Context) error {
+	f.mu.RLock()
+	st, name, etag, size := f.stage, f.props.Name, f.props.ETag, f.size
+	f.mu.RUnlock()
+	if err := f.fill(ctx, st, 0, size); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	err := st.journal.span(recWritten, 0, size)
+	st.changed.add(0, size)
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := f.finish(false); err != nil {
+		return err
+	}
+	// An earlier process may have come as far as this.
+	if err := f.cont.Delete(ctx, name, blob.Condition{IfMatch: etag}); err != nil && !blob.Is(err, blob.NotFound) {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dropBase()
+	f.isNew, f.limit, f.under = true, 0, lower{}
+	f.props.Kind, f.props.Size, f.props.ETag = blob.BlockBlob, 0, ""
+	return f.noteBase(false)
+}
+
 // commitAppend sends what was written behind the end of an append blob. Each piece that is sent stays, also when a later
 // one fails.
 func (f *File) commitAppend(ctx context.Context) error {

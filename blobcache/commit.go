@@ -75,8 +75,13 @@ func (f *File) commitOnce(ctx context.Context) error {
 		put := f.size <= f.c.putMax && (st == nil || !st.anyStaged())
 		f.mu.RUnlock()
 		switch {
-		case kind == blob.AppendBlob && !f.c.convertAppend:
+		case kind == blob.AppendBlob && f.onlyAppended():
 			return f.commitAppend(ctx)
+		case kind == blob.AppendBlob:
+			if err := f.convert(ctx); err != nil {
+				return err
+			}
+			continue
 		case f.isCopy():
 			err := f.commitCopy(ctx)
 			if !blob.Is(err, blob.Unsupported) {

@@ -282,37 +282,39 @@ func (f *File) Zero(ctx context.Context, off, n int64) error {
 	})
 }
 
-// Data returns where the next byte after off lies that is not known to be zero, or with hole the next that is: the end
-// of the file counts as one. It fails with InvalidRange when there is none. Holes are known only in a file that is
-// dirty: the service keeps none.
-func (f *File) Data(off int64, hole bool) (int64, error) {
+// Data returns where the next byte from off on lies that is not known to be zero, or with hole the next one that is: the
+// end of the file counts as one. It returns false when there is none, or off is not in the file. Holes are known only in
+// a file that is dirty: the service keeps none.
+func (f *File) Data(off int64, hole bool) (int64, bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if off < 0 || off >= f.size {
-		return 0, &blob.Error{Code: blob.InvalidRange, Op: "Data", Name: f.props.Name}
+		return 0, false
 	}
 	for pos := off; pos < f.size; {
-		end, data := min(f.limit, f.size), true
-		if pos >= f.limit {
-			if f.stage == nil {
-				break
-			}
-			if end, data = f.stage.valid.run(pos, f.size); !data {
-				var released bool
-				if end, released = f.stage.released.run(pos, end); released {
-					data = true
-				}
-			}
-		}
+		end, data := f.extentAt(pos)
 		if data != hole {
-			return pos, nil
+			return pos, true
 		}
 		pos = end
 	}
-	if hole {
-		return f.size, nil
+	return f.size, hole
+}
+
+// extentAt returns whether the byte at pos may be other than zero, and up to where that is so. f.mu is held.
+func (f *File) extentAt(pos int64) (int64, bool) {
+	if pos < f.limit {
+		return min(f.limit, f.size), true
 	}
-	return 0, &blob.Error{Code: blob.InvalidRange, Op: "Data", Name: f.props.Name}
+	if f.stage == nil {
+		return f.size, false
+	}
+	end, data := f.stage.valid.run(pos, f.size)
+	if data {
+		return end, true
+	}
+	until, released := f.stage.released.run(pos, end)
+	return until, released
 }
 
 // SetModified sets the time of the last change, which the next commit sends. A clean file becomes dirty by it only

@@ -1,6 +1,7 @@
 package blobcache
 
 import (
+	"cmp"
 	"context"
 	"time"
 )
@@ -55,7 +56,7 @@ func (f *File) settleLocally(ctx context.Context) error {
 	f.mu.Unlock()
 	switch {
 	case lost != nil || err != nil:
-		return cmpErr(lost, err)
+		return cmp.Or(lost, err)
 	case !dirty:
 		return nil
 	case elsewhere:
@@ -87,13 +88,6 @@ func (f *File) settleOnce(round int) (bool, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.acked == f.gen || !f.dirty() || f.stage == nil, nil
-}
-
-func cmpErr(first, second error) error {
-	if first != nil {
-		return first
-	}
-	return second
 }
 
 // commitLater commits the file in the background after a wait, and again until that succeeds. It does nothing if that is

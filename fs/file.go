@@ -128,3 +128,15 @@ func (v *view) allocate(ctx context.Context, n *node, f *blobcache.File, mode ui
 	}
 	return syscall.EOPNOTSUPP
 }
+
+// largestCopy is how much one copy_file_range may answer for, in bytes: the answer has 32 bits.
+const largestCopy = 1<<32 - 1<<20
+
+// copyRange lets the service copy a part of one file into another, as far as it can. It returns how many bytes it did.
+func (v *view) copyRange(ctx context.Context, from, to *handle, srcOff, off, n int64) (int64, error) {
+	did, err := to.file.CopyFrom(ctx, from.file, srcOff, off, n)
+	if did > 0 {
+		v.dirty(to.node)
+	}
+	return did, err
+}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"blobmount/blobcache"
 )
@@ -305,6 +306,41 @@ func (fs *fileSystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fu
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
 	return fs.status("fallocate", h.node, "", fs.allocate(ctx, h.node, h.file, in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+// Lseek answers SEEK_DATA and SEEK_HOLE; the kernel does the others by itself.
+func (fs *fileSystem) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	h := fs.handles.get(in.Fh)
+	if h == nil || h.file == nil {
+		return fuse.ENOSYS // opens without messages: the kernel takes all for data
+	}
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return fuse.EINVAL
+	}
+	off, ok := h.file.Data(int64(in.Offset), in.Whence == unix.SEEK_HOLE)
+	if !ok {
+		return fuse.Status(syscall.ENXIO)
+	}
+	out.Offset = uint64(off)
+	return fuse.OK
+}
+
+// CopyFileRange lets the service copy. EOPNOTSUPP makes the kernel read and write instead.
+func (fs *fileSystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	from, to := fs.handles.get(in.FhIn), fs.handles.get(in.FhOut)
+	if from == nil || to == nil || !to.write || in.Flags != 0 {
+		return 0, fuse.Status(syscall.EOPNOTSUPP)
+	}
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	n, err := fs.copyRange(ctx, from, to, int64(in.OffIn), int64(in.OffOut), int64(min(in.Len, largestCopy)))
+	if err != nil {
+		return 0, fs.status("copy_file_range", to.node, "", err)
+	}
+	if n == 0 {
+		return 0, fuse.Status(syscall.EOPNOTSUPP)
+	}
+	return uint32(n), fuse.OK
 }
 
 func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
