@@ -38,6 +38,7 @@ func (w *Workload) Directories() []string {
 type Run struct {
 	stopping atomic.Bool
 	wg       sync.WaitGroup
+	workers  []*worker
 	mu       sync.Mutex // guards errs
 	errs     []error
 }
@@ -47,6 +48,7 @@ func (w *Workload) Start() *Run {
 	r := &Run{}
 	for i, dir := range w.Directories() {
 		worker := &worker{w: w, dir: dir, random: rand.New(rand.NewPCG(w.Seed, uint64(i))), open: map[string]*held{}}
+		r.workers = append(r.workers, worker)
 		r.wg.Go(func() {
 			if err := worker.run(r); err != nil {
 				r.mu.Lock()
@@ -61,9 +63,15 @@ func (w *Workload) Start() *Run {
 // Stop says that errors are no failures from now on, and that the workers shall end. It comes before a kill.
 func (r *Run) Stop() { r.stopping.Store(true) }
 
-// Wait waits for the workers to end, and returns what failed before Stop. No file is open afterwards.
+// Wait waits for the workers to end, and returns what failed before Stop. What they left open is closed only now, after
+// the kill: a close would commit it.
 func (r *Run) Wait() error {
 	r.wg.Wait()
+	for _, k := range r.workers {
+		for _, h := range k.open {
+			_ = h.file.Close() // the mount is dead
+		}
+	}
 	return errors.Join(r.errs...)
 }
 
@@ -82,11 +90,6 @@ type held struct {
 }
 
 func (k *worker) run(r *Run) error {
-	defer func() {
-		for _, h := range k.open { // the mount is dead, or the test has failed
-			_ = h.file.Close()
-		}
-	}()
 	for !r.stopping.Load() {
 		if err := k.step(); err != nil {
 			if r.stopping.Load() {

@@ -35,6 +35,7 @@ type Point struct {
 	mounted   bool
 	known     map[int]bool // daemons that were seen and have not been seen to end
 	expected  []string     // parts of messages
+	allowed   []string     // parts of messages that need not come
 	env       []string
 }
 
@@ -59,6 +60,9 @@ func (s *Service) NewPoint(t testing.TB, c *Container) *Point {
 
 // ExpectError allows lines of level ERROR in the log whose message contains text. At least one must come.
 func (p *Point) ExpectError(text string) { p.expected = append(p.expected, text) }
+
+// AllowError allows lines of level ERROR in the log whose message contains text, if they come.
+func (p *Point) AllowError(text string) { p.allowed = append(p.allowed, text) }
 
 // Setenv sets a variable in the environment of the runs that follow, as "NAME=value".
 func (p *Point) Setenv(variable string) { p.env = append(p.env, variable) }
@@ -325,7 +329,7 @@ func (p *Point) end() {
 	p.AwaitEnd()
 	seen := map[string]bool{}
 	for _, l := range p.LogLines() {
-		if l.Level != "ERROR" {
+		if l.Level != "ERROR" || slices.ContainsFunc(p.allowed, func(text string) bool { return strings.Contains(l.Message, text) }) {
 			continue
 		}
 		known := slices.IndexFunc(p.expected, func(text string) bool { return strings.Contains(l.Message, text) })
