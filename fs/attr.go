@@ -76,6 +76,9 @@ func (d *Defaults) attributesOf(k kind, p *blob.Properties) attributes {
 			a.typ = mode & syscall.S_IFMT
 		}
 	}
+	if len(p.Metadata) == 0 {
+		return a // as for most blobs: what follows would only make three errors, in 0.6 µs
+	}
 	if n, err := strconv.ParseUint(p.Metadata[keyUID], 10, 32); err == nil {
 		a.uid = uint32(n)
 	}
