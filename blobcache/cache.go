@@ -35,7 +35,9 @@ type Config struct {
 	LastWriterWins bool
 	// ConvertAppend lets writes that are no appends replace an append blob by a block blob.
 	ConvertAppend bool
-	Log           *slog.Logger
+	// Leases lets File.Lease take leases.
+	Leases bool
+	Log    *slog.Logger
 }
 
 // The least that a cache can work with: a fetch and an upload of one block at a time, for a few readers.
@@ -61,6 +63,7 @@ type Cache struct {
 	delay          time.Duration
 	lastWriterWins bool
 	convertAppend  bool
+	leases         bool
 
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
@@ -111,7 +114,7 @@ func Open(cfg Config) (*Cache, error) {
 		versions: map[key]*version{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
 		downloads: make(semaphore, cfg.Connections), uploads: make(semaphore, cfg.Connections),
 		inBackground: make(semaphore, cfg.Connections),
-		writeBack:    cfg.WriteBack, delay: cfg.Delay, lastWriterWins: cfg.LastWriterWins, convertAppend: cfg.ConvertAppend,
+		writeBack:    cfg.WriteBack, delay: cfg.Delay, lastWriterWins: cfg.LastWriterWins, convertAppend: cfg.ConvertAppend, leases: cfg.Leases,
 		// A whole request of 4 MiB at 60 MiB a second takes 67 ms, so 10 ms until its first byte cost 13 %; more
 		// would only make the pipeline coarser.
 		piece: 4 << 20, whole: sumMax,
@@ -145,6 +148,9 @@ func Open(cfg Config) (*Cache, error) {
 
 // Dir returns the cache directory.
 func (c *Cache) Dir() string { return c.dir }
+
+// Leases reports whether files that are open for writing are leased.
+func (c *Cache) Leases() bool { return c.leases }
 
 // Memory returns the bound of all buffers in bytes.
 func (c *Cache) Memory() int64 { return c.budget.limit }

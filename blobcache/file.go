@@ -21,6 +21,7 @@ type File struct {
 	hooks Hooks
 
 	commit sync.Mutex // one commit, rename or change of metadata at a time
+	lease  lease      // guarded by commit
 	// writers is held shared by every write, and exclusively by a commit that could not catch up with them.
 	writers sync.RWMutex
 
@@ -118,8 +119,13 @@ func (f *File) Settle() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clean := f.gen == f.saved || f.gone
-	if f.writing == 0 && clean && f.stage != nil {
-		f.settleStage()
+	if f.writing == 0 && clean {
+		if f.stage != nil {
+			f.settleStage()
+		}
+		if f.lease.name != "" {
+			f.c.background.Go(f.endLease)
+		}
 	}
 	if f.users > 0 {
 		return false

@@ -36,10 +36,16 @@ func (f *File) Renamed(name string, w blob.Written) {
 	f.commit.Lock()
 	defer f.commit.Unlock()
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.renamed(name, w)
 	if f.stage != nil {
 		f.stage.restage()
+	}
+	f.mu.Unlock()
+	if f.lease.name == "" {
+		return
+	}
+	if err := f.takeLease(f.c.ctx); err != nil {
+		f.c.log.Warn("renamed file could not be leased under its new name", "blob", name, "error", err)
 	}
 }
 

@@ -26,11 +26,16 @@ func (v *view) open(ctx context.Context, n *node, write, truncate bool) (*blobca
 		return nil, syscall.EPERM
 	}
 	f := v.acquire(n, write)
-	if truncate {
-		if err := v.truncate(ctx, n, f, 0); err != nil {
-			v.release(n, f, write)
-			return nil, err
-		}
+	var err error
+	if write {
+		err = f.Lease(ctx)
+	}
+	if err == nil && truncate {
+		err = v.truncate(ctx, n, f, 0)
+	}
+	if err != nil {
+		v.release(n, f, write)
+		return nil, err
 	}
 	return f, nil
 }
@@ -42,12 +47,8 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	if err != nil {
 		return nil, nil, err
 	}
-	if exclusive {
-		n, err := v.mknod(ctx, dir, name, syscall.S_IFREG|mode&0o7777, who)
-		if err != nil {
-			return nil, nil, err
-		}
-		return n, v.acquire(n, true), nil
+	if exclusive || v.cache.Leases() {
+		return v.createNow(ctx, dir, name, mode, exclusive, who)
 	}
 	props := blob.Properties{Name: p, Metadata: v.newMetadata(kindFile, mode, who), Modified: time.Now()}
 	n := v.made(dir, name, p, blobcache.Entry{Properties: props, Pending: true})
@@ -59,6 +60,23 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	n.users++
 	f := n.file
 	n.mu.Unlock()
+	return n, f, nil
+}
+
+// createNow makes a file that is in the service at once, empty, and leases it if files are leased.
+func (v *view) createNow(ctx context.Context, dir *node, name string, mode uint32, exclusive bool, who caller) (*node, *blobcache.File, error) {
+	n, err := v.mknod(ctx, dir, name, syscall.S_IFREG|mode&0o7777, who)
+	if blob.Is(err, blob.Exists) && !exclusive {
+		return nil, nil, syscall.ESTALE // made elsewhere just now: the kernel looks it up and opens it
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	f := v.acquire(n, true)
+	if err := f.Lease(ctx); err != nil {
+		v.release(n, f, true)
+		return nil, nil, err
+	}
 	return n, f, nil
 }
 
