@@ -66,7 +66,7 @@ func (sys system) checkMountPoint(path string, nonEmpty bool) (string, error) {
 	path = realPath(path)
 	entry, mounted, err := sys.mountedAt(path)
 	if err != nil {
-		return "", fmt.Errorf("cannot read the mount table %s: %w", sys.mountInfo, plain(err))
+		return "", sys.tableError(err)
 	}
 	if mounted {
 		if err := answersWithin(path, answerBound); isDead(err) {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"blobmount/blobcache"
+	"blobmount/blobcache/azure"
 	"blobmount/blobcache/blob"
 )
 
@@ -36,6 +37,11 @@ type Config struct {
 	Open             wordValue
 	Passthrough      wordValue
 	Prefetch         countValue // negative: the default
+
+	WriteBack                     wordValue
+	WriteBackDelay                durationValue
+	LastWriterWins, ConvertAppend bool
+	RetryFor, DrainTimeout        durationValue
 
 	AccountName, Endpoint, SecretDir string
 	Anonymous, SkipValidation        bool
@@ -69,7 +75,8 @@ type section struct {
 var sections = []section{
 	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
 	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask"}},
-	{"Storage account and credential", []string{"account-name", "endpoint", "secret-dir", "anonymous", "skip-validation"}},
+	{"Storage account and credential", []string{"account-name", "endpoint", "secret-dir", "anonymous", "skip-validation", "retry-for"}},
+	{"Writing", []string{"write-back", "write-back-delay", "last-writer-wins", "convert-append-blobs", "drain-timeout"}},
 	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
 	{"Log", []string{"log-level", "log-format", "log-file"}},
 	{"Other", []string{"help", "version"}},
@@ -78,6 +85,10 @@ var sections = []section{
 // minCacheSize, in bytes, holds a few blocks of the default size. The cache itself would take less, and then be of
 // no use.
 const minCacheSize = 64 << 20
+
+// maxRetryFor keeps a request well within the half hour for which addresses of copies are signed, less the quarter
+// by which clocks may differ.
+const maxRetryFor = 15 * time.Minute
 
 // newFlags returns the one set of flags, which sets c, and fills c with the defaults.
 func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
@@ -91,6 +102,10 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 		Open:             wordValue{"auto", []string{"auto", "files", "none"}, "HOW"},
 		Passthrough:      wordValue{"auto", []string{"auto", "off"}, "HOW"},
 		Prefetch:         -1,
+		WriteBack:        wordValue{"off", []string{"off", "close", "fsync-local"}, "HOW"},
+		WriteBackDelay:   durationValue(5 * time.Second),
+		RetryFor:         durationValue(azure.DefaultRetryFor),
+		DrainTimeout:     durationValue(2 * time.Minute),
 		LogLevel:         wordValue{"info", []string{"debug", "info", "warn", "error"}, "LEVEL"},
 		LogFormat:        wordValue{"text", []string{"text", "json"}, "FORMAT"},
 	}
@@ -120,6 +135,16 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 		"tenant_id, client_id, client_secret. It comes before the environment")
 	f.BoolVar(&c.Anonymous, "anonymous", false, "use no credential, for a container with public access")
 	f.BoolVar(&c.SkipValidation, "skip-validation", false, "mount without asking the service whether the container is there and may be listed")
+
+	f.Var(&c.RetryFor, "retry-for", "how long a request that fails for no lasting reason is tried again before the operation fails; 0 tries once")
+
+	f.Var(&c.WriteBack, "write-back", "off: close and fsync return when the service has the file; close: close returns when the file is "+
+		"durable on the local disk, and the service gets it later; fsync-local: fsync too")
+	f.Lookup("write-back").NoOptDefVal = "close"
+	f.Var(&c.WriteBackDelay, "write-back-delay", "with --write-back, how long after the close a file is sent")
+	f.BoolVar(&c.LastWriterWins, "last-writer-wins", false, "replace what another writer has made of a blob meanwhile, instead of failing with ESTALE")
+	f.BoolVar(&c.ConvertAppend, "convert-append-blobs", false, "let writes that are no appends replace an append blob by a block blob, instead of failing with EPERM")
+	f.Var(&c.DrainTimeout, "drain-timeout", "how long the daemon goes on sending what is left after an unmount")
 
 	f.StringVar(&c.CacheDir, "cache-dir", "", "`DIR` for cached data; mounts may share one (default: /var/cache/blobmount for root, else "+
 		"blobmount below $XDG_CACHE_HOME or $HOME/.cache)")
@@ -232,6 +257,17 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 	if c.Open.word == "none" && (!c.ReadOnly || c.BlobCacheTimeout == 0) {
 		return usagef("--open=none needs --read-only and a --blob-cache-timeout that is not 0")
 	}
+	for _, name := range []string{"write-back", "last-writer-wins", "convert-append-blobs"} {
+		if v := f.Lookup(name).Value.String(); c.ReadOnly && v != "off" && v != "false" {
+			return usagef("--%s and --read-only exclude each other: remove one", name)
+		}
+	}
+	if f.Lookup("write-back-delay").Changed && c.WriteBack.word == "off" {
+		return usagef("--write-back-delay needs --write-back")
+	}
+	if time.Duration(c.RetryFor) > maxRetryFor {
+		return usagef("--retry-for must be at most %s", durationText(maxRetryFor))
+	}
 	if c.Anonymous && c.SecretDir != "" {
 		return usagef("--anonymous uses no credential: remove --secret-dir")
 	}
@@ -257,6 +293,11 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 		return usagef("--block-size must be a multiple of %s", formatSize(blobcache.MinBlockSize))
 	}
 	return nil
+}
+
+// writeBacks are the words of --write-back.
+var writeBacks = map[string]blobcache.WriteBack{
+	"off": blobcache.WriteThrough, "close": blobcache.WriteBackClose, "fsync-local": blobcache.WriteBackSync,
 }
 
 // permissions returns the bits for files and for directories.
@@ -320,6 +361,8 @@ func usage(f *pflag.FlagSet) string {
 
   blobmount [flags] SOURCE MOUNTPOINT       mount; returns when the directory can be used
   blobmount unmount [--lazy] MOUNTPOINT     unmount; returns when all is written
+  blobmount status [MOUNTPOINT]             show what mounts are doing, and which files are not saved yet
+  blobmount recover list                    show what earlier mounts could not save; also save, retry, discard
   blobmount version                         show the version
 
 SOURCE is one of
@@ -328,6 +371,7 @@ SOURCE is one of
   https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]
 
 SIZE is in bytes, or has a unit: KiB, MiB, GiB, TiB (powers of 1024), KB, MB, GB, TB (powers of 1000).
+DURATION is in seconds, or has units: 90, 90s, 5m, 1m30s.
 `)
 	for _, s := range sections {
 		fmt.Fprintf(&b, "\n%s:\n", s.title)

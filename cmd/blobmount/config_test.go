@@ -32,7 +32,8 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	file, dir := c.permissions()
 	if c.UID.id != 1000 || c.GID.id != 1001 || file != 0o644 || dir != 0o755 || c.BlockSize != 8<<20 ||
-		time.Duration(c.BlobCacheTimeout) != time.Minute || c.LogLevel.word != "info" || c.LogFormat.word != "text" ||
+		time.Duration(c.BlobCacheTimeout) != time.Minute || c.WriteBack.word != "off" || c.LastWriterWins || c.ConvertAppend ||
+		time.Duration(c.WriteBackDelay) != 5*time.Second || time.Duration(c.RetryFor) != 90*time.Second || time.Duration(c.DrainTimeout) != 2*time.Minute || c.LogLevel.word != "info" || c.LogFormat.word != "text" ||
 		c.ReadOnly || c.AllowOther || c.Foreground || c.MountPoint != "/mnt" {
 		t.Errorf("%+v", c)
 	}
@@ -45,6 +46,7 @@ func TestOptionsAreFlags(t *testing.T) {
 		"endpoint": "https://blobs.example.com", "secret-dir": "/s", "cache-dir": "/c", "cache-size": "1GiB", "memory": "64MiB",
 		"block-size": "4MiB", "blob-cache-timeout": "none", "log-level": "debug", "log-format": "json", "log-file": "/l",
 		"open": "files", "passthrough": "off", "prefetch": "7",
+		"write-back": "fsync-local", "write-back-delay": "30s", "retry-for": "5m", "drain-timeout": "1h30m",
 	}
 	newFlags(new(Config), 0, 0).VisitAll(func(f *pflag.Flag) {
 		if notInOptions[f.Name] {
@@ -59,11 +61,13 @@ func TestOptionsAreFlags(t *testing.T) {
 				}
 				arg += "=" + v
 			}
-			want, err := parse(false, "--"+arg, "az://data", "/mnt")
+			// What it makes no sense without.
+			with := map[string][]string{"write-back-delay": {"-o", "write_back"}}[f.Name]
+			want, err := parse(false, append([]string{"--" + arg, "az://data", "/mnt"}, with...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			none, err := parse(false, "az://data", "/mnt")
+			none, err := parse(false, append([]string{"az://data", "/mnt"}, with...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,11 +81,11 @@ func TestOptionsAreFlags(t *testing.T) {
 			}
 			for _, o := range []string{arg, under, "--" + arg, "rw," + under + ",_netdev"} {
 				for _, args := range [][]string{{"-o", o, "az://data", "/mnt"}, {"az://data", "/mnt", "-o" + o}, {"--options=" + o, "az://data", "/mnt"}} {
-					if got, err := parse(false, args...); err != nil || !reflect.DeepEqual(text(got), text(want)) {
+					if got, err := parse(false, append(args, with...)...); err != nil || !reflect.DeepEqual(text(got), text(want)) {
 						t.Errorf("%q gives\n%v, %v, want\n%v", args, text(got), err, text(want))
 					}
 				}
-				if got, err := parse(true, "az://data", "/mnt", "-o", o); err != nil || !reflect.DeepEqual(text(got), text(want)) {
+				if got, err := parse(true, append([]string{"az://data", "/mnt", "-o", o}, with...)...); err != nil || !reflect.DeepEqual(text(got), text(want)) {
 					t.Errorf("helper with %q gives\n%v, %v", o, text(got), err)
 				}
 			}
@@ -117,6 +121,14 @@ func TestOptions(t *testing.T) {
 		}, nil},
 		{"umask=022,umask=002", func(c Config) bool { return c.Umask == 2 }, nil},
 		{"fsname=az://data,subtype=blobmount", func(c Config) bool { return true }, nil},
+		{"write_back", func(c Config) bool {
+			return c.WriteBack.word == "close" && c.WriteBackDelay == durationValue(5*time.Second)
+		}, nil},
+		{"write-back=fsync-local,write_back_delay=0", func(c Config) bool { return c.WriteBack.word == "fsync-local" && c.WriteBackDelay == 0 }, nil},
+		{"write_back,write_back=off,ro", func(c Config) bool { return c.WriteBack.word == "off" && c.ReadOnly }, nil},
+		{"retry_for=300,drain_timeout=5m", func(c Config) bool {
+			return c.RetryFor == durationValue(5*time.Minute) && c.DrainTimeout == c.RetryFor
+		}, nil},
 		{"read_only=false", func(c Config) bool { return !c.ReadOnly }, nil},
 		{"--block-size=1MiB,--allow-other", func(c Config) bool { return c.BlockSize == 1<<20 && c.AllowOther }, nil},
 	}
@@ -179,6 +191,17 @@ func TestConfigRefuses(t *testing.T) {
 		{false, both("--open=sometimes"), "--open must be one of auto, files, none"},
 		{false, both("--passthrough=on"), "--passthrough must be one of auto, off"},
 		{false, both("--prefetch=-1"), "--prefetch must be auto, off or a number"},
+		{false, both("--write-back=always"), "--write-back must be one of off, close, fsync-local"},
+		{false, both("--write-back="), "--write-back must be one of"},
+		{false, both("--write-back", "--read-only"), "--write-back and --read-only exclude each other"},
+		{false, both("-o", "ro,write_back=fsync-local"), "--write-back and --read-only exclude each other"},
+		{false, both("--last-writer-wins", "-r"), "--last-writer-wins and --read-only exclude each other"},
+		{false, both("--convert-append-blobs", "-r"), "--convert-append-blobs and --read-only exclude each other"},
+		{false, both("--write-back-delay=1"), "--write-back-delay needs --write-back"},
+		{false, both("--write-back-delay=soon"), "--write-back-delay must be a number of seconds from 0, or a span such as 90s or 5m"},
+		{false, both("--write-back-delay=none"), "--write-back-delay must be a number of seconds"},
+		{false, both("--drain-timeout=-1s"), "--drain-timeout must be a number of seconds"},
+		{false, both("--retry-for=16m"), "--retry-for must be at most 15m"},
 		{false, both("--block-size=1KiB"), "--block-size must be from 64KiB to 4000MiB"},
 		{false, both("--block-size=5000MiB"), "--block-size must be from"},
 		{false, both("--block-size=1000000"), "multiple of 64KiB"},

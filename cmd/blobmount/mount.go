@@ -19,10 +19,6 @@ import (
 	"blobmount/fs"
 )
 
-// drainBound is how long the daemon tries to write what is left after an unmount. What it cannot write stays in
-// the cache directory.
-const drainBound = 2 * time.Minute
-
 // mountCommand is `blobmount SOURCE MOUNTPOINT`, and the mount helper.
 type mountCommand struct {
 	process
@@ -61,6 +57,8 @@ type parts struct {
 	mountPoint string // without symbolic links
 	container  blob.Container
 	cache      *blobcache.Cache
+	found      auth.Found
+	lock       *daemonLock // nil before the mount was announced
 	log        *slog.Logger
 	logFile    *os.File // nil when the log goes to standard error
 	close      []func()
@@ -82,7 +80,7 @@ func (m *mountCommand) serve(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			p.log.Error("ended", "error", err)
+			logEnd(p.log, err)
 		}
 		p.release()
 	}()
@@ -106,16 +104,14 @@ func (m *mountCommand) serve(ctx context.Context) (err error) {
 	return m.drain(ctx, p)
 }
 
-// drain writes what is left when nobody can write any more.
-func (m *mountCommand) drain(ctx context.Context, p *parts) error {
-	// The mount may be gone because ctx is done: writing is not less important then.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainBound)
-	defer cancel()
-	if err := p.cache.Close(ctx); err != nil {
-		return fmt.Errorf("not everything could be written; the rest is kept in %s: %w", m.config.CacheDir, err)
+// logEnd logs why a mount ended, with what is behind a message that was shortened for the user.
+func logEnd(log *slog.Logger, err error) {
+	var d *drainError
+	if errors.As(err, &d) {
+		log.Error("ended", "error", err, "cause", d.err)
+		return
 	}
-	p.log.Info("unmounted", "mount_point", p.mountPoint)
-	return nil
+	log.Error("ended", "error", err)
 }
 
 // prepareOrStop is prepare, which a signal ends early.
@@ -169,12 +165,15 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
+	p.found = found
 
 	late := &lateWriter{}
 	p.log = newLogger(c, late)
 	limitMemory(int64(c.Memory), m.lookupEnv)
 	p.cache, err = blobcache.Open(blobcache.Config{
 		Dir: c.CacheDir, Size: int64(c.CacheSize), Memory: int64(c.Memory), BlockSize: int64(c.BlockSize), Log: p.log,
+		WriteBack: writeBacks[c.WriteBack.word], Delay: time.Duration(c.WriteBackDelay),
+		LastWriterWins: c.LastWriterWins, ConvertAppend: c.ConvertAppend,
 	})
 	if err != nil {
 		return p, err
@@ -192,7 +191,7 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	}
 
 	if !c.SkipValidation {
-		probe, err := openContainer(c, found, probeRetry, p.log)
+		probe, err := openContainer(found, c.Source.Container, probeRetry, p.log)
 		if err != nil {
 			return p, err
 		}
@@ -202,7 +201,7 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 			return p, err
 		}
 	}
-	container, err := openContainer(c, found, 0, p.log)
+	container, err := openContainer(found, c.Source.Container, retryFor(c.RetryFor), p.log)
 	if err != nil {
 		return p, err
 	}
@@ -246,13 +245,21 @@ func (c *Config) endpoint() string {
 	return c.Endpoint
 }
 
-func openContainer(c *Config, found auth.Found, retryFor time.Duration, log *slog.Logger) (*azure.Container, error) {
+// retryFor is --retry-for as the adapter wants it.
+func retryFor(d durationValue) time.Duration {
+	if d == 0 {
+		return -1 // one try
+	}
+	return time.Duration(d)
+}
+
+func openContainer(found auth.Found, name string, retryFor time.Duration, log *slog.Logger) (*azure.Container, error) {
 	credential := azure.Credential{SharedKey: found.SharedKey, Token: found.Token}
 	if found.HasSAS {
 		credential.SAS = found.SAS.Reveal()
 	}
 	return azure.New(azure.Config{
-		URL:        found.Endpoint + "/" + c.Source.Container,
+		URL:        found.Endpoint + "/" + name,
 		Credential: credential,
 		RetryFor:   retryFor,
 		Transport:  azure.TransportConfig{Proxy: http.ProxyFromEnvironment},
@@ -290,6 +297,10 @@ func (m *mountCommand) mount(p *parts) (served, error) {
 		ReadOnly: c.ReadOnly, AllowOther: c.AllowOther,
 		UID: c.UID.id, GID: c.GID.id, FileMode: file, DirMode: dir,
 		Timeout: time.Duration(c.BlobCacheTimeout), MountOptions: c.KernelOptions, Log: p.log,
+		About: fs.Status{
+			Version: versionText(), PID: os.Getpid(), Source: c.Source.Verbatim, Account: p.found.Account, Credential: p.found.Origin,
+			CacheDir: c.CacheDir, BlobCacheTimeout: c.BlobCacheTimeout.String(), WriteBack: c.WriteBack.word,
+		},
 		Open: openModes[c.Open.word], NoPassthrough: c.Passthrough.word == "off", Prefetch: int(c.Prefetch),
 	})
 	if errors.Is(err, syscall.EPERM) {
@@ -310,11 +321,15 @@ func (m *mountCommand) announce(p *parts) error {
 	if err != nil {
 		return fmt.Errorf("the mount on %s did not appear: %w", p.mountPoint, err)
 	}
-	info := daemonInfo{PID: os.Getpid(), MountPoint: p.mountPoint, Source: m.config.Source.Verbatim}
+	info := daemonInfo{
+		PID: os.Getpid(), MountPoint: p.mountPoint, Source: m.config.Source.Verbatim, CacheDir: m.config.CacheDir,
+		DrainTimeout: time.Duration(m.config.DrainTimeout),
+	}
 	lock, err := lockDaemon(lockDirs(m.system.euid), m.system.euid, entry.Device, info)
 	if err != nil {
 		p.log.Warn("blobmount unmount will not be able to wait for this process", "error", err)
 	} else {
+		p.lock = lock
 		p.close = append(p.close, lock.release)
 	}
 	file, dir := m.config.permissions()
@@ -322,7 +337,8 @@ func (m *mountCommand) announce(p *parts) error {
 		"read_only", m.config.ReadOnly, "uid", m.config.UID.id, "gid", m.config.GID.id,
 		"file_mode", fmt.Sprintf("%04o", file), "dir_mode", fmt.Sprintf("%04o", dir),
 		"cache_dir", m.config.CacheDir, "cache_size", int64(m.config.CacheSize), "memory", int64(m.config.Memory),
-		"block_size", int64(m.config.BlockSize), "blob_cache_timeout", m.config.BlobCacheTimeout.String())
+		"block_size", int64(m.config.BlockSize), "blob_cache_timeout", m.config.BlobCacheTimeout.String(),
+		"write_back", m.config.WriteBack.word, "retry_for", m.config.RetryFor.String(), "drain_timeout", m.config.DrainTimeout.String())
 	if m.ready == nil {
 		m.say()
 		return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -66,12 +67,7 @@ func unescape(s string) string {
 // mountedAt returns the topmost mount at exactly this path. The one of an automounter does not count: it is where
 // the automounter expects the real mount.
 func (sys system) mountedAt(path string) (mountEntry, bool, error) {
-	f, err := os.Open(sys.mountInfo)
-	if err != nil {
-		return mountEntry{}, false, err
-	}
-	defer f.Close()
-	entries, err := parseMountInfo(f)
+	entries, err := sys.mounts()
 	if err != nil {
 		return mountEntry{}, false, err
 	}
@@ -81,6 +77,37 @@ func (sys system) mountedAt(path string) (mountEntry, bool, error) {
 		}
 	}
 	return mountEntry{}, false, nil
+}
+
+// mounts returns the mount table.
+func (sys system) mounts() ([]mountEntry, error) {
+	f, err := os.Open(sys.mountInfo)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return parseMountInfo(f)
+}
+
+// tableError is that the mount table cannot be read.
+func (sys system) tableError(err error) error {
+	return fmt.Errorf("cannot read the mount table %s: %w", sys.mountInfo, plain(err))
+}
+
+// findMount returns the mount that a user means by a path, and its path in the table.
+func (sys system) findMount(path string) (string, mountEntry, error) {
+	entry, mounted, err := sys.mountedAt(path)
+	if err == nil && !mounted { // perhaps by way of a symbolic link; asked second, because it touches the mount
+		path = realPath(path)
+		entry, mounted, err = sys.mountedAt(path)
+	}
+	switch {
+	case err != nil:
+		return path, entry, sys.tableError(err)
+	case !mounted:
+		return path, entry, fmt.Errorf("%s is not mounted", path)
+	}
+	return path, entry, nil
 }
 
 // realPath resolves symbolic links as the kernel's mount table does, also when the path itself is a dead mount.

@@ -58,7 +58,10 @@ func flagTable() string {
 			if f.Shorthand != "" {
 				spelled = "-" + f.Shorthand + ", " + spelled
 			}
-			if value != "" {
+			switch {
+			case f.NoOptDefVal != "" && value != "":
+				spelled += "[=" + value + "]"
+			case value != "":
 				spelled += " " + value
 			}
 			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", spelled, strings.ReplaceAll(text, "|", `\|`), def)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // A daemon holds a lock on a file as long as it lives. The kernel removes a mount before the daemon has written
@@ -20,6 +21,11 @@ type daemonInfo struct {
 	PID        int    `json:"pid"`
 	MountPoint string `json:"mount_point"`
 	Source     string `json:"source"`
+	CacheDir   string `json:"cache_dir"`
+	// DrainTimeout is how long the daemon may go on after the unmount, in nanoseconds.
+	DrainTimeout time.Duration `json:"drain_timeout"`
+	// Left is written when the daemon ends before everything was sent.
+	Left *leftover `json:"left,omitempty"`
 }
 
 // lockDirs are the places for the files of a user's daemons, in the order tried. They depend on nothing but the
@@ -33,7 +39,10 @@ func lockDirs(uid int) []string {
 }
 
 // daemonLock is the lock of this process.
-type daemonLock struct{ file *os.File }
+type daemonLock struct {
+	file *os.File
+	info daemonInfo
+}
 
 // lockDaemon writes the file for a mount and locks it.
 func lockDaemon(dirs []string, uid int, device string, info daemonInfo) (*daemonLock, error) {
@@ -60,7 +69,7 @@ func lockDaemon(dirs []string, uid int, device string, info daemonInfo) (*daemon
 			f.Close()
 			return nil, err
 		}
-		return &daemonLock{f}, nil
+		return &daemonLock{f, info}, nil
 	}
 	return nil, errors.Join(errs...)
 }
@@ -74,6 +83,20 @@ func removeStale(dir, device string) {
 		}
 		f.Close()
 	}
+}
+
+// leave writes what the daemon could not send, for those who wait for its end.
+func (l *daemonLock) leave(left leftover) error {
+	l.info.Left = &left
+	text, err := json.Marshal(l.info)
+	if err != nil {
+		return err
+	}
+	if err := l.file.Truncate(0); err != nil {
+		return err
+	}
+	_, err = l.file.WriteAt(text, 0)
+	return err
 }
 
 // release ends the lock and removes the file.

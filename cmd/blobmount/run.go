@@ -59,6 +59,12 @@ func command(ctx context.Context, p process) error {
 		case "unmount", "umount":
 			c := unmountCommand{process: p}
 			return c.run(ctx, args[1:])
+		case "status":
+			c := statusCommand{process: p}
+			return c.run(ctx, args[1:])
+		case "recover":
+			c := recoverCommand{process: p}
+			return c.run(ctx, args[1:])
 		case "version":
 			if len(args) > 1 {
 				return usagef("version takes no arguments")

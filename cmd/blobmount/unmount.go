@@ -18,6 +18,15 @@ import (
 // umountNoFollow is UMOUNT_NOFOLLOW of umount2(2), which package syscall does not have.
 const umountNoFollow = 0x8
 
+// The special values of unmountCommand.timeout.
+const (
+	forEver secondsValue = -1 // as secondsValue has it
+	byMount secondsValue = -2 // not given: what the mount says, and graceTime
+)
+
+// graceTime is for what a daemon does beside sending: closing connections and files.
+const graceTime = 30 * time.Second
+
 // unmountCommand is `blobmount unmount`.
 type unmountCommand struct {
 	process
@@ -27,8 +36,9 @@ type unmountCommand struct {
 
 const unmountUsage = `blobmount unmount [flags] MOUNTPOINT
 
-Unmounts, and returns when the daemon has written everything and ended. It also removes a dead mount, whose
-daemon was killed. Exit status: 0 done; 1 the arguments are wrong; 32 not unmounted, or the daemon did not end.
+Unmounts, and returns when the daemon has sent everything and ended. It also removes a dead mount, whose daemon
+was killed. Exit status: 0 done; 1 the arguments are wrong; 32 not unmounted, or the daemon did not end, or it
+ended before everything was sent (--drain-timeout of the mount): then the message names what is left.
 
 `
 
@@ -36,9 +46,10 @@ func (c *unmountCommand) run(ctx context.Context, args []string) error {
 	f := pflag.NewFlagSet("unmount", pflag.ContinueOnError)
 	f.SortFlags = false
 	f.Usage = func() {}
-	c.timeout = secondsValue(drainBound + 30*time.Second)
+	c.timeout = byMount
 	f.BoolVarP(&c.lazy, "lazy", "l", false, "take the mount away from its path at once, and leave open files to their users; does not wait")
-	f.Var(&c.timeout, "timeout", "how long to wait for the daemon to end once the mount is gone; or none")
+	f.Var(&c.timeout, "timeout", "how long to wait for the daemon to end once the mount is gone; or none (default: the mount's --drain-timeout and 30 s)")
+	f.Lookup("timeout").DefValue = ""
 	f.BoolVarP(&c.help, "help", "h", false, "show this text")
 	if err := f.Parse(args); err != nil {
 		return &usageError{flagError(err, f)}
@@ -58,16 +69,10 @@ func (c *unmountCommand) run(ctx context.Context, args []string) error {
 }
 
 func (c *unmountCommand) unmount(ctx context.Context, path string) error {
-	entry, mounted, err := c.system.mountedAt(path)
-	if err == nil && !mounted { // perhaps by way of a symbolic link; asked second, because it touches the mount
-		path = realPath(path)
-		entry, mounted, err = c.system.mountedAt(path)
-	}
+	path, entry, err := c.system.findMount(path)
 	switch {
 	case err != nil:
-		return fmt.Errorf("cannot read the mount table %s: %w", c.system.mountInfo, plain(err))
-	case !mounted:
-		return fmt.Errorf("%s is not mounted", path)
+		return err
 	case entry.Type != "fuse."+fsType:
 		return fmt.Errorf("%s is not a blobmount mount but %s from %s: use umount", path, entry.Type, entry.Source)
 	}
@@ -89,11 +94,6 @@ func (c *unmountCommand) unmount(ctx context.Context, path string) error {
 	if c.lazy {
 		return nil
 	}
-	if c.timeout >= 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(c.timeout))
-		defer cancel()
-	}
 	for _, f := range waitFor {
 		if err := c.wait(ctx, f); err != nil {
 			return err
@@ -104,12 +104,24 @@ func (c *unmountCommand) unmount(ctx context.Context, path string) error {
 
 // wait waits for one daemon to end.
 func (c *unmountCommand) wait(ctx context.Context, f *os.File) error {
+	info := readDaemonInfo(f)
+	if c.timeout != forEver {
+		bound := time.Duration(c.timeout)
+		if c.timeout == byMount {
+			bound = info.DrainTimeout + graceTime
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, bound)
+		defer cancel()
+	}
 	done := make(chan error, 1)
 	go func() { done <- waitForEnd(f) }()
-	info := readDaemonInfo(f)
 	select {
 	case err := <-done:
 		_ = os.Remove(f.Name()) // left by a daemon that was killed; others remove it themselves
+		if info := readDaemonInfo(f); err == nil && info.Left != nil {
+			return errors.New("unmounted, but " + info.Left.text(info.Source, info.CacheDir))
+		}
 		return err
 	case s := <-c.signals:
 		return &statusError{exitInterrupt, fmt.Errorf("unmounted, but %v came before the daemon (process %d) had ended", s, info.PID)}

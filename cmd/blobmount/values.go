@@ -17,6 +17,7 @@ var (
 	_ pflag.Value = (*sizeValue)(nil)
 	_ pflag.Value = (*modeValue)(nil)
 	_ pflag.Value = (*secondsValue)(nil)
+	_ pflag.Value = (*durationValue)(nil)
 	_ pflag.Value = (*idValue)(nil)
 	_ pflag.Value = (*wordValue)(nil)
 )
@@ -124,6 +125,39 @@ func (v *secondsValue) String() string {
 }
 
 func (*secondsValue) Type() string { return "SECONDS" }
+
+// durationValue is a span of time from 0 on, in seconds or with units.
+type durationValue time.Duration
+
+func (v *durationValue) Set(s string) error {
+	var seconds secondsValue
+	if err := seconds.Set(s); err == nil && seconds >= 0 {
+		*v = durationValue(seconds)
+		return nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return errors.New("must be a number of seconds from 0, or a span such as 90s or 5m")
+	}
+	*v = durationValue(d)
+	return nil
+}
+
+func (v *durationValue) String() string { return durationText(time.Duration(*v)) }
+
+func (*durationValue) Type() string { return "DURATION" }
+
+// durationText writes a span without the zeros of time.Duration: 2m, not 2m0s.
+func durationText(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
 
 // idValue is a user or group, by number or by name.
 type idValue struct {

@@ -138,3 +138,26 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("free space: %d, %v", n, err)
 	}
 }
+
+func TestDurations(t *testing.T) {
+	tests := []struct {
+		in   string
+		want time.Duration
+		text string
+	}{
+		{"0", 0, "0s"}, {"90", 90 * time.Second, "1m30s"}, {"1.5", 1500 * time.Millisecond, "1.5s"}, {"90s", 90 * time.Second, "1m30s"},
+		{"5m", 5 * time.Minute, "5m"}, {"2h", 2 * time.Hour, "2h"}, {"1h0m30s", time.Hour + 30*time.Second, "1h0m30s"}, {"250ms", 250 * time.Millisecond, "250ms"},
+	}
+	for _, tt := range tests {
+		v := durationValue(-1)
+		if err := v.Set(tt.in); err != nil || time.Duration(v) != tt.want || v.String() != tt.text {
+			t.Errorf("%q gives %v, %v", tt.in, &v, err)
+		}
+	}
+	for _, in := range []string{"", "none", "-1", "-5m", "5 m", "5M", "1d", "NaN", "1e30"} {
+		v := durationValue(7)
+		if err := v.Set(in); err == nil || v != 7 {
+			t.Errorf("%q gives %v", in, &v)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"blobmount/blobcache"
+)
+
+// leftJSON is an element of `recover list --json`.
+type leftJSON struct {
+	ID        string    `json:"id"`
+	State     string    `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	URL       string    `json:"url"`
+	Container string    `json:"container"` // URL, with the prefix of the mount
+	Name      string    `json:"name"`      // of the blob, relative to that
+	Size      int64     `json:"size"`
+	Here      int64     `json:"bytes_here"`            // that are in the staging file; the others are those of the blob, or zeros
+	Only      int64     `json:"bytes_in_service_only"` // in blocks that are not committed
+	Changed   time.Time `json:"changed"`
+	PID       int       `json:"pid"` // of the process that wrote it
+}
+
+// adviceOn says what each state means and what to do.
+var adviceOn = []struct {
+	state blobcache.LeftState
+	text  string
+}{
+	{blobcache.LeftInUse, "a mount works with it, and sends it by itself"},
+	{blobcache.LeftFinished, "closed or synced, and not sent: the next mount of its container with this cache directory sends it, or retry ID"},
+	{blobcache.LeftUnfinished, "the daemon ended while it was being written: look at it by save ID PATH, then retry ID or discard ID"},
+	{blobcache.LeftConflict, "another writer has changed the blob: save ID PATH, or replace theirs by retry ID --last-writer-wins, then discard ID"},
+	{blobcache.LeftDamaged, "its bytes are not those that were written, as after a loss of power: look at it by save ID PATH, then discard ID"},
+	{blobcache.LeftUnreadable, "its journal is damaged, or of another version of blobmount: use that version, or discard ID"},
+}
+
+func (c *recoverCommand) list(_ context.Context, _ []string) error {
+	all, err := c.left()
+	if err != nil {
+		return err
+	}
+	if c.json {
+		out := make([]leftJSON, 0, len(all))
+		for _, l := range all {
+			out = append(out, leftJSON{l.ID, l.State.String(), l.Reason, blobURL(l), l.Container, l.Name, l.Size, l.Here, l.Only, l.Changed, l.PID})
+		}
+		return writeJSON(c.stdout, out)
+	}
+	if len(all) == 0 {
+		_, err := fmt.Fprintf(c.stdout, "Nothing is left in %s.\n", c.cacheDir)
+		return err
+	}
+	return writeLeft(c.stdout, all)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// writeLeft writes a table, and a line for each state that occurs in it.
+func writeLeft(w io.Writer, all []blobcache.Left) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ID\tSTATE\tSIZE\tCHANGED\tBLOB\tREASON")
+	occurs := map[blobcache.LeftState]bool{}
+	for _, l := range all {
+		occurs[l.State] = true
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.State, humanSize(l.Size), l.Changed.Format(time.DateTime), blobURL(l), oneLine(l.Reason))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	for _, a := range adviceOn {
+		if occurs[a.state] {
+			if _, err := fmt.Fprintf(w, "%s: %s\n", a.state, a.text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// blobURL is the address of the blob; empty when the journal does not say.
+func blobURL(l blobcache.Left) string {
+	if l.Container == "" {
+		return ""
+	}
+	return strings.TrimSuffix(l.Container, "/") + "/" + strings.ReplaceAll(url.PathEscape(l.Name), "%2F", "/")
+}
+
+// humanSize writes a number of bytes with three digits, in binary units.
+func humanSize(n int64) string {
+	units := []string{"KiB", "MiB", "GiB", "TiB", "PiB"}
+	if n < 1024 {
+		return fmt.Sprintf("%dB", n)
+	}
+	f, i := float64(n)/1024, 0
+	for f >= 999.5 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	switch {
+	case f < 9.995:
+		return fmt.Sprintf("%.2f%s", f, units[i])
+	case f < 99.95:
+		return fmt.Sprintf("%.1f%s", f, units[i])
+	}
+	return fmt.Sprintf("%.0f%s", f, units[i])
+}
