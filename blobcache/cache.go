@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,6 +87,7 @@ type Cache struct {
 	mu       sync.Mutex         // guards what is below
 	versions map[key]*version   // open ones
 	files    map[*File]struct{} // dirty ones
+	stagers  map[*File]struct{} // those with a staging file
 	closed   bool
 
 	checkedMu sync.Mutex     // guards checked
@@ -112,6 +115,7 @@ func Open(cfg Config) (*Cache, error) {
 	c := &Cache{
 		dir: cfg.Dir, log: cfg.Log, blockSize: cfg.BlockSize, now: time.Now,
 		versions: map[key]*version{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
+		stagers:   map[*File]struct{}{},
 		downloads: make(semaphore, cfg.Connections), uploads: make(semaphore, cfg.Connections),
 		inBackground: make(semaphore, cfg.Connections),
 		writeBack:    cfg.WriteBack, delay: cfg.Delay, lastWriterWins: cfg.LastWriterWins, convertAppend: cfg.ConvertAppend, leases: cfg.Leases,
@@ -164,10 +168,9 @@ func (c *Cache) Close(ctx context.Context) error {
 		return nil
 	}
 	c.closed = true
-	var dirty []*File
-	for f := range c.files {
-		dirty = append(dirty, f)
-	}
+	open := maps.Clone(c.files)
+	maps.Copy(open, c.stagers)
+	dirty := slices.Collect(maps.Keys(open))
 	c.mu.Unlock()
 	errs := make([]error, len(dirty))
 	var wg sync.WaitGroup
@@ -191,20 +194,29 @@ func (c *Cache) Close(ctx context.Context) error {
 // saveLast commits a file when nobody can write to it any more.
 func (f *File) saveLast(ctx context.Context) error {
 	err := f.Commit(ctx)
-	if err == nil {
-		f.Settle()
-		return nil
-	}
+	f.commit.Lock()
+	defer f.commit.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.lost != nil && f.stage == nil {
-		return nil // it is kept, as the log has said
+	switch {
+	case f.stage == nil && (err == nil || f.lost != nil):
+		return nil
+	case err == nil && f.gone:
+		f.stage.discard()
+		f.setStage(nil)
+		return nil
+	case err == nil: // the last Release may be on its way
+		f.settleStage()
+		return nil
 	}
 	id := "none: it is empty"
 	if f.stage != nil {
 		id = f.stage.id
 		f.stage.leave()
-		f.stage = nil
+		f.setStage(nil)
+	}
+	if f.lost != nil {
+		return nil // it is kept, as the log has said
 	}
 	return fmt.Errorf("%q is not saved in the service, its bytes are kept under the id %s: %w", f.props.Name, id, err)
 }

@@ -138,7 +138,7 @@ func (f *File) Settle() bool {
 		}
 		if f.stage != nil {
 			f.stage.leave() // for blobmount recover
-			f.stage = nil
+			f.setStage(nil)
 		}
 	}
 	f.dropBase()
@@ -151,7 +151,7 @@ func (f *File) settleStage() {
 	if f.gone && f.users > 0 {
 		return // nameless, and still read
 	}
-	f.stage = nil
+	f.setStage(nil)
 	if f.gone || f.size == 0 {
 		st.discard()
 		return
@@ -365,6 +365,18 @@ func (f *File) Metadata() map[string]string {
 		m = map[string]string{}
 	}
 	return m
+}
+
+// setStage notes the staging file, nil for none, so that Close finds it. f.mu is held.
+func (f *File) setStage(st *stage) {
+	f.stage = st
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	if st != nil {
+		f.c.stagers[f] = struct{}{}
+	} else {
+		delete(f.c.stagers, f)
+	}
 }
 
 // track keeps a dirty file known to the cache, so that Close can commit it.

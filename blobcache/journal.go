@@ -73,7 +73,7 @@ type header struct {
 // base is what a staging file lies over.
 type base struct {
 	Name string    `json:"name"`
-	New  bool      `json:"new"` // the service does not have it
+	New  bool      `json:"new,omitempty"` // the service does not have it
 	ETag blob.ETag `json:"etag,omitempty"`
 	Kind blob.Kind `json:"kind,omitempty"`
 	// From, FromETag and FromSize say which version the bytes are of that were never written: that of the blob itself,
@@ -88,7 +88,7 @@ type base struct {
 
 // details are what a commit sends beside the content.
 type details struct {
-	Headers  blob.Headers      `json:"headers"`
+	Headers  blob.Headers      `json:"headers,omitzero"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Tier     string            `json:"tier,omitempty"` // empty: the account's default
 	TagCount int               `json:"tag_count,omitempty"`

@@ -260,7 +260,7 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	st.count = roundBlock(st.valid.total()) // the process that staged it has counted it
 	st.left = rec.staged
 	st.layout = layout{first: rec.BlockSize, every: rec.Every}
-	f.stage = st
+	f.setStage(st)
 	if f.limit == 0 && rec.BlockSize > 0 {
 		if err := f.layOut(st.layout, nil); err != nil {
 			return nil, err
@@ -430,7 +430,7 @@ func (f *File) putBack() {
 	f.dropBase()
 	if f.stage != nil {
 		f.stage.leave()
-		f.stage = nil
+		f.setStage(nil)
 	}
 	f.saved = f.gen
 }

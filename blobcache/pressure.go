@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -46,10 +47,7 @@ func (f *File) releaseSome() bool {
 		return true
 	}
 	f.c.mu.Lock()
-	others := make([]*File, 0, len(f.c.files))
-	for o := range f.c.files {
-		others = append(others, o)
-	}
+	others := slices.Collect(maps.Keys(f.c.stagers))
 	f.c.mu.Unlock()
 	return slices.ContainsFunc(others, func(o *File) bool { return o != f && o.releaseStaged(1) })
 }

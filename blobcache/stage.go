@@ -316,8 +316,10 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	}
 	p.have.setAll()
 	base := k.path(c.dir)
-	if err := os.MkdirAll(filepath.Dir(base), 0o700); err != nil {
-		return err
+	if unix.Access(filepath.Dir(base), unix.F_OK) != nil {
+		if err := os.MkdirAll(filepath.Dir(base), 0o700); err != nil {
+			return err
+		}
 	}
 	f := files{data: s.file}
 	if !p.single() {

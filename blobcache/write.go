@@ -84,7 +84,7 @@ func (f *File) prepare(size int64) error {
 		if err != nil {
 			return err
 		}
-		f.stage = st
+		f.setStage(st)
 	}
 	return f.fits(size)
 }
@@ -366,6 +366,14 @@ func (f *File) sendMetadata(ctx context.Context, metadata map[string]string) err
 	w, err := f.cont.SetMetadata(ctx, p.Name, metadata, blob.Condition{IfMatch: p.ETag})
 	if err != nil {
 		return err
+	}
+	if w.Doubtful {
+		// What is cached must not be taken for the content of that version: the name is looked up anew, and who has the
+		// file open stays with the version of before.
+		if f.hooks.Lost != nil {
+			f.hooks.Lost()
+		}
+		return nil
 	}
 	f.c.Moved(f.cont, p.Name, p.ETag, p.Name, w.ETag)
 	f.mu.Lock()

@@ -3,6 +3,8 @@ package blobcache
 import (
 	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -147,10 +149,7 @@ type Unsaved struct {
 // Unsaved returns the files that are not saved in the service, in no order.
 func (c *Cache) Unsaved() []Unsaved {
 	c.mu.Lock()
-	files := make([]*File, 0, len(c.files))
-	for f := range c.files {
-		files = append(files, f)
-	}
+	files := slices.Collect(maps.Keys(c.files))
 	c.mu.Unlock()
 	out := make([]Unsaved, 0, len(files))
 	for _, f := range files {

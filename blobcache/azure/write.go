@@ -122,6 +122,7 @@ func (c *Container) SetMetadata(ctx context.Context, name string, m map[string]s
 	r, err := c.client.NewBlobClient(name).SetMetadata(ctx, sdkMetadata(m), &sdkblob.SetMetadataOptions{AccessConditions: c.writeConditions(name, cond)})
 	if err != nil {
 		if w, ok := c.recognise(ctx, tries, cond, err, holdsMetadata(m)); ok {
+			w.Doubtful = true
 			return w, nil
 		}
 		return blob.Written{}, failWrite(ctx, op, name, blob.Condition{}, err)

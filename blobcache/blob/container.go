@@ -241,6 +241,9 @@ type CopyOptions struct {
 type Written struct {
 	ETag     ETag
 	Modified time.Time
+	// Doubtful: the answer to SetMetadata was lost, and the version that is there has the metadata that was sent. It
+	// is not certain that it has the content of before.
+	Doubtful bool
 }
 
 // Block is one block of a blob.
