@@ -24,18 +24,21 @@ func TestMountKilled(t *testing.T) { testCrashes(t, crashes{}) }
 // The same with a cache directory that loses what was not synced.
 func TestMountPowerCut(t *testing.T) { testCrashes(t, crashes{powerCut: true}) }
 
-// "With write-back, close returns once the data is durable on the local disk": a mount afterwards replays it.
+// "With write-back, close returns once the data is durable on the local disk": a mount afterwards saves it. The delay is
+// such that kills come before, during and after the upload.
 func TestMountKilledWriteBack(t *testing.T) {
-	testCrashes(t, crashes{flags: []string{"--write-back"}})
+	testCrashes(t, crashes{needs: "--write-back", flags: []string{"--write-back=close", "--write-back-delay=100ms"}})
 }
 
+// With fsync-local the same holds for fsync.
 func TestMountPowerCutWriteBack(t *testing.T) {
-	testCrashes(t, crashes{flags: []string{"--write-back"}, powerCut: true})
+	testCrashes(t, crashes{needs: "--write-back", flags: []string{"--write-back=fsync-local", "--write-back-delay=100ms"}, powerCut: true})
 }
 
 // crashes is a series of crashes under a workload.
 type crashes struct {
-	flags    []string // of the mount; the test is skipped if the program does not have them
+	needs    string   // a word of the help text, without which the test is skipped
+	flags    []string // of the mount
 	powerCut bool
 }
 
@@ -43,10 +46,8 @@ type crashes struct {
 const drainBound = 60 * time.Second
 
 func testCrashes(t *testing.T, c crashes) {
-	for _, flag := range c.flags {
-		needWord(t, flag, "--help")
-	}
 	mounttest.NeedFUSE(t)
+	needWord(t, c.needs, "--help")
 	kills := 10
 	if mounttest.Long() {
 		kills = 200
@@ -134,7 +135,7 @@ func newDisk(t *testing.T, at string) *crash.Disk {
 
 func (b *crashBench) mount() {
 	b.t.Helper()
-	b.Mount(slices.Concat([]string{"--block-size=256KiB", "--log-level=warn"}, b.flags)...)
+	b.Mount(slices.Concat([]string{"--block-size=256KiB", "--log-level=info"}, b.flags)...)
 }
 
 func (b *crashBench) workload(round uint64) *crash.Workload {
@@ -161,6 +162,7 @@ func (b *crashBench) round(n uint64) {
 		must(b.t, b.disk.PowerCut(b.random))
 	}
 	before := b.inService()
+	b.noneTorn(before)
 	unclosed := b.ledger.Unclosed()
 	if b.disk == nil {
 		b.areKept(unclosed)
@@ -259,6 +261,16 @@ func (b *crashBench) problems(where string, found map[string]crash.Found) []stri
 		}
 	}
 	return problems
+}
+
+// noneTorn checks what the killed process has left in the service, which may be behind but is always whole.
+func (b *crashBench) noneTorn(before map[string]crash.Found) {
+	b.t.Helper()
+	for path, f := range before {
+		if v, text := b.ledger.Judge(path, f); v == crash.Torn {
+			b.t.Fatalf("after kill %d, before the next mount: torn in the service: %s", b.kills, text)
+		}
+	}
 }
 
 func (b *crashBench) onMount() map[string]crash.Found {

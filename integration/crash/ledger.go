@@ -34,6 +34,8 @@ type state struct {
 	// moved is where a rename took the file, nil if it was not renamed: that it is gone here is right only if it
 	// is there.
 	moved *claimed
+	// renamed: a rename brought the file.
+	renamed bool
 }
 
 // NewLedger returns a ledger in which no path exists.
@@ -102,7 +104,7 @@ func (l *Ledger) BeginUnlink(path string) *Claim {
 // BeginRename notes that a file is about to get another name, over what is there.
 func (l *Ledger) BeginRename(from, to string) *Claim {
 	image, _ := l.Current(from)
-	target := l.begin(image.Size(), map[string]state{to: {image: image}})
+	target := l.begin(image.Size(), map[string]state{to: {image: image, renamed: true}})
 	source := l.begin(0, map[string]state{from: {gone: true, moved: &target.parts[0]}})
 	return &Claim{l: l, bytes: image.Size(), parts: append(target.parts, source.parts...)}
 }
@@ -171,7 +173,7 @@ func (l *Ledger) Judge(path string, f Found) (Verdict, string) {
 		return Right, ""
 	}
 	want := h.versions[h.acked]
-	text := fmt.Sprintf("%s: acknowledged was %s, begun later %d more; found %s", path, want, len(h.versions)-1-h.acked, l.describe(f))
+	text := fmt.Sprintf("%s: acknowledged was %s, begun later were %v; found %s", path, want, h.versions[h.acked+1:], l.describe(f))
 	older := slices.ContainsFunc(h.versions[:h.acked], func(s state) bool { return s.is(f) })
 	if older || !f.Exists {
 		return Lost, text
@@ -222,6 +224,9 @@ func (s state) is(f Found) bool {
 func (s state) String() string {
 	if s.gone {
 		return "no file"
+	}
+	if s.renamed {
+		return fmt.Sprintf("a renamed file of %d bytes", s.image.Size())
 	}
 	return fmt.Sprintf("version %d of %d bytes", s.version, s.image.Size())
 }
