@@ -316,7 +316,7 @@ func (f *File) readOver(ctx context.Context, v *version, buf []byte, off int64) 
 		if off >= size {
 			return Data{}, nil
 		}
-		return v.read(ctx, buf[:min(int64(len(buf)), size-off)], off, true)
+		return v.read(ctx, buf[:min(int64(len(buf)), size-off)], off, toKernel)
 	}
 	if off >= f.size {
 		f.mu.RUnlock()
@@ -349,7 +349,7 @@ func (f *File) readOver(ctx context.Context, v *version, buf []byte, off int64) 
 	}
 	f.mu.RUnlock()
 	for _, x := range missing {
-		if err := v.readFull(ctx, buf[x.off-off:x.end-off], x.off); err != nil {
+		if err := v.readFull(ctx, buf[x.off-off:x.end-off], x.off, toReply); err != nil {
 			return Data{}, err
 		}
 	}

@@ -41,7 +41,6 @@ type stage struct {
 	writer   string
 	idLength int
 	serial   uint64
-	next     int // blocks before it were seen by stageAhead
 }
 
 // block is one block of the file, as it is to be uploaded.

@@ -336,7 +336,8 @@ func (f *File) fill(ctx context.Context, st *stage, off, end int64) error {
 			pos = to
 			continue
 		}
-		to = min(to, f.limit, pos+largeSlab)
+		gap := min(to, f.limit, pos+2*f.c.piece)
+		to = min(gap, pos+largeSlab)
 		f.openBase()
 		v := f.base
 		f.c.hold(v)
@@ -344,7 +345,8 @@ func (f *File) fill(ctx context.Context, st *stage, off, end int64) error {
 		if buf == nil {
 			buf = make([]byte, min(largeSlab, end-off))
 		}
-		err := v.readFull(ctx, buf[:to-pos], pos)
+		v.want(pos, gap) // at once, not one slab after the other
+		err := v.readFull(ctx, buf[:to-pos], pos, toBlock)
 		f.c.unhold(v)
 		if err != nil {
 			return err

@@ -90,9 +90,10 @@ func (d *Data) Done() {
 // read returns the bytes [off, off+len(buf)), fewer at the end of the blob. They lie in buf, or in memory that the
 // cache lends out until Data.Done. When it fails no byte is returned.
 //
-// With mapped the memory may be a mapping of the cache file, for the kernel to copy from: if somebody cuts the file
-// meanwhile, the kernel's copy fails, where one of ours would be a SIGBUS.
-func (v *version) read(ctx context.Context, buf []byte, off int64, mapped bool) (Data, error) {
+// For toKernel the memory may be a mapping of the cache file: if somebody cuts the file meanwhile, the kernel's copy
+// fails, where one of ours would be a SIGBUS. For toBlock only what is asked for is fetched: the rest of the block is
+// what was written.
+func (v *version) read(ctx context.Context, buf []byte, off int64, use use) (Data, error) {
 	if off >= v.size || len(buf) == 0 {
 		return Data{}, nil
 	}
@@ -100,7 +101,11 @@ func (v *version) read(ctx context.Context, buf []byte, off int64, mapped bool) 
 	buf = buf[:end-off]
 	v.mu.Lock()
 	v.touch()
-	if !v.files.complete {
+	switch {
+	case v.files.complete:
+	case use == toBlock:
+		v.demand(off, end)
+	default:
 		v.plan(off, end-off)
 	}
 	// One fetch that holds it all is lent without a copy; that is faster than the disk, even than its page cache.
@@ -124,7 +129,7 @@ func (v *version) read(ctx context.Context, buf []byte, off int64, mapped bool) 
 	} else if v.onDisk(off, end) {
 		data := v.files.data
 		v.mu.Unlock()
-		if mapped {
+		if use == toKernel {
 			if d, ok := lend(data, off, end); ok {
 				return d, nil
 			}
@@ -145,9 +150,18 @@ func (v *version) read(ctx context.Context, buf []byte, off int64, mapped bool) 
 	return Data{Bytes: [][]byte{buf}}, nil
 }
 
+// use says what the bytes of a read are for.
+type use uint8
+
+const (
+	toKernel use = iota // a reply of bytes that only the version has
+	toReply             // a part of a reply
+	toBlock             // the rest of a block that was changed
+)
+
 // readFull fills buf from off; the blob must reach that far.
-func (v *version) readFull(ctx context.Context, buf []byte, off int64) error {
-	d, err := v.read(ctx, buf, off, false)
+func (v *version) readFull(ctx context.Context, buf []byte, off int64, use use) error {
+	d, err := v.read(ctx, buf, off, use)
 	if err != nil {
 		return err
 	}
@@ -242,6 +256,21 @@ func (v *version) plan(off, n int64) {
 			return
 		}
 	}
+}
+
+// want starts fetching what is missing of [off, end), and nothing beyond that.
+func (v *version) want(off, end int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.files.complete {
+		v.demand(off, end)
+	}
+}
+
+// demand is want with v.mu held, which is let go in between.
+func (v *version) demand(off, end int64) {
+	unit := v.p.unit
+	v.prefetch(extent{off / unit * unit, min((end+unit-1)/unit*unit, v.size)})
 }
 
 // prefetch starts fetching what is missing of a range, as far as there is memory, and returns how far it came. v.mu is
@@ -424,7 +453,7 @@ func (v *version) fill(ctx context.Context) error {
 		if done {
 			return nil
 		}
-		d, err := v.read(ctx, buf, off, false)
+		d, err := v.read(ctx, buf, off, toReply)
 		if err != nil {
 			return err
 		}
