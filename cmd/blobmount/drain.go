@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"blobmount/blobcache"
-	"blobmount/blobcache/blob"
 )
 
 // leftover is what a mount could not send before it ended. The daemon leaves it in its lock file, for blobmount unmount.
@@ -53,7 +51,7 @@ func files(n int) string {
 // drainError is that a mount ended before everything was sent.
 type drainError struct {
 	text string
-	err  error // of each file, for the log
+	err  error // of each file that was not sent, for the log; may be nil
 }
 
 func (e *drainError) Error() string { return e.text }
@@ -64,18 +62,23 @@ func (m *mountCommand) drain(ctx context.Context, p *parts) error {
 	// The mount may be gone because ctx is done: writing is not less important then.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(m.config.DrainTimeout))
 	defer cancel()
-	waiting := len(p.cache.Unsaved())
-	if waiting > 0 {
-		p.log.Info("sending what is left", "files", waiting, "at_most", m.config.DrainTimeout.String())
+	before := p.cache.Unsaved()
+	if len(before) > 0 {
+		p.log.Info("sending what is left", "files", len(before), "at_most", m.config.DrainTimeout.String())
 	}
 	err := p.cache.Close(ctx)
-	if err == nil {
+	left := leftoverOf(p.cache.Unsaved())
+	var kerr error
+	if left.Kept, kerr = keptOf(m.config.CacheDir, before); kerr != nil {
+		p.log.Warn("it cannot be found out whether another writer has changed files that were left", "error", kerr)
+	}
+	switch {
+	case left.Waiting+left.Kept > 0:
+	case err != nil:
+		return fmt.Errorf("end the cache in %s: %w", m.config.CacheDir, err)
+	default:
 		p.log.Info("unmounted", "mount_point", p.mountPoint)
 		return nil
-	}
-	left := leftoverOf(err, p.cache.Unsaved())
-	if left.Waiting+left.Kept == 0 {
-		return fmt.Errorf("end the cache in %s: %w", m.config.CacheDir, err)
 	}
 	if p.lock != nil {
 		if err := p.lock.leave(left); err != nil {
@@ -85,23 +88,31 @@ func (m *mountCommand) drain(ctx context.Context, p *parts) error {
 	return &drainError{left.text(m.config.Source.Verbatim, m.config.CacheDir), err}
 }
 
-// leftoverOf sums up why a cache could not be closed, and the files that it still has to send.
-func leftoverOf(err error, unsaved []blobcache.Unsaved) leftover {
+// leftoverOf sums up the files that were not sent.
+func leftoverOf(unsaved []blobcache.Unsaved) leftover {
 	l := leftover{Waiting: len(unsaved)}
 	for _, u := range unsaved {
 		l.Names = append(l.Names, u.Name)
 	}
 	slices.Sort(l.Names)
 	l.Names = l.Names[:min(len(l.Names), namedAtMost)]
-	errs := []error{err}
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		errs = joined.Unwrap()
+	return l
+}
+
+// keptOf counts those of the files, unsaved a moment ago, of which another writer turned out to have changed the blob.
+func keptOf(cacheDir string, before []blobcache.Unsaved) (n int, err error) {
+	if len(before) == 0 {
+		return 0, nil
 	}
-	for _, err := range errs {
-		if blob.Is(err, blob.ConditionNotMet) {
-			l.Kept++
+	ids := map[string]bool{}
+	for _, u := range before {
+		ids[u.ID] = true
+	}
+	all, err := blobcache.ListLeft(cacheDir)
+	for _, l := range all {
+		if l.State == blobcache.LeftConflict && ids[l.ID] {
+			n++
 		}
 	}
-	return l
+	return n, err
 }

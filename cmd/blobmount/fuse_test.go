@@ -22,6 +22,7 @@ import (
 // world is a service, a cache directory and a mount point for one test.
 type world struct {
 	t          *testing.T
+	server     *blobserver.Server
 	store      *blobtest.Store
 	connection string
 	mnt, cache string
@@ -37,12 +38,34 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, store: s.Store("data"), connection: s.ConnectionString(), mnt: t.TempDir(), cache: filepath.Join(t.TempDir(), "cache")}
+	w := &world{t: t, server: s, store: s.Store("data"), connection: s.ConnectionString(), mnt: t.TempDir(), cache: filepath.Join(t.TempDir(), "cache")}
 	t.Cleanup(func() {
 		_ = syscall.Unmount(w.mnt, syscall.MNT_DETACH) // only of a test that failed
 		s.Close()
 	})
 	return w
+}
+
+// put makes a blob as another writer would.
+func (w *world) put(name, content string) {
+	w.t.Helper()
+	c := blobtest.NewContainer(w.store, "https://other.example/data")
+	if _, err := c.Upload(w.t.Context(), name, strings.NewReader(content), int64(len(content)), blob.WriteOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// holds checks a blob in the service.
+func (w *world) holds(name, want string) {
+	w.t.Helper()
+	_, r, err := w.store.Get(name, 0, int64(len(want))+1, blob.Condition{})
+	if err != nil {
+		w.t.Errorf("%s: %v", name, err)
+		return
+	}
+	if got, err := io.ReadAll(r.Reader()); string(got) != want || err != nil {
+		w.t.Errorf("%s in the service has %d bytes, not the %d of what was written, or others: %v", name, len(got), len(want), err)
+	}
 }
 
 // program is blobmount as a process of its own.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -36,7 +37,7 @@ var adviceOn = []struct {
 	{blobcache.LeftInUse, "a mount works with it, and sends it by itself"},
 	{blobcache.LeftFinished, "closed or synced, and not sent: the next mount of its container with this cache directory sends it, or retry ID"},
 	{blobcache.LeftUnfinished, "the daemon ended while it was being written: look at it by save ID PATH, then retry ID or discard ID"},
-	{blobcache.LeftConflict, "another writer has changed the blob: save ID PATH, or replace theirs by retry ID --last-writer-wins, then discard ID"},
+	{blobcache.LeftConflict, "another writer has changed the blob: save ID PATH and discard ID, or replace theirs by retry ID --last-writer-wins"},
 	{blobcache.LeftDamaged, "its bytes are not those that were written, as after a loss of power: look at it by save ID PATH, then discard ID"},
 	{blobcache.LeftUnreadable, "its journal is damaged, or of another version of blobmount: use that version, or discard ID"},
 }
@@ -74,7 +75,8 @@ func writeLeft(w io.Writer, all []blobcache.Left) error {
 	occurs := map[blobcache.LeftState]bool{}
 	for _, l := range all {
 		occurs[l.State] = true
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.State, humanSize(l.Size), l.Changed.Format(time.DateTime), blobURL(l), oneLine(l.Reason))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.State, humanSize(l.Size), l.Changed.Format(time.DateTime),
+			cmp.Or(blobURL(l), "-"), cmp.Or(oneLine(l.Reason), "-"))
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -82,7 +82,7 @@ func writeUnsaved(w io.Writer, s *fs.Status, now time.Time) error {
 	failed, lost := false, false
 	for _, u := range s.Unsaved {
 		failed, lost = failed || u.Error != "" && !u.Lost, lost || u.Lost
-		fmt.Fprintf(t, "    %q\t%s\tfor %s\t%s\t%s\n", u.Name, humanSize(u.Bytes), durationText(now.Sub(u.Since).Round(time.Second)), stateOf(u), u.Error)
+		fmt.Fprintf(t, "    %q\t%s\tfor %s\t%s\n", u.Name, humanSize(u.Bytes), durationText(now.Sub(u.Since).Round(time.Second)), stateOf(u))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -102,15 +102,19 @@ func writeUnsaved(w io.Writer, s *fs.Status, now time.Time) error {
 	return nil
 }
 
-// stateOf says in a word or two why a file is not saved.
+// stateOf says why a file is not saved.
 func stateOf(u fs.Unsaved) string {
+	state := "closed"
 	switch {
 	case u.Lost:
-		return "changed by another writer"
+		state = "changed by another writer"
 	case u.Acked:
-		return "closed, on the local disk"
+		state = "closed, on the local disk"
 	case u.Open:
-		return "open"
+		state = "open"
 	}
-	return "closed"
+	if u.Error != "" {
+		state += ": " + u.Error
+	}
+	return state
 }
