@@ -55,6 +55,19 @@ func (w *world) put(name, content string) {
 	}
 }
 
+// putAppend makes an append blob.
+func (w *world) putAppend(name, content string) {
+	w.t.Helper()
+	c := blobtest.NewContainer(w.store, "https://other.example/data")
+	_, err := c.Upload(w.t.Context(), name, strings.NewReader(""), 0, blob.WriteOptions{Kind: blob.AppendBlob})
+	if err == nil {
+		_, err = c.AppendBlock(w.t.Context(), name, strings.NewReader(content), int64(len(content)), 0, blob.Condition{})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // holds checks a blob in the service.
 func (w *world) holds(name, want string) {
 	w.t.Helper()

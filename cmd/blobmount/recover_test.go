@@ -14,6 +14,7 @@ import (
 
 	"blobmount/auth"
 	"blobmount/blobcache"
+	"blobmount/blobcache/blob"
 )
 
 func TestRecoverRefuses(t *testing.T) {
@@ -286,6 +287,9 @@ func TestRecoverConflict(t *testing.T) {
 	w.holds("report", "theirs")
 	w.recover("", "retry", l.ID, "--last-writer-wins")
 	w.holds("report", "mine")
+	if p, err := w.store.Properties("report", blob.Condition{}); err != nil || p.Metadata["mtime"] == "" {
+		t.Errorf("sent without the time of the last write: %+v, %v", p, err)
+	}
 	if all := w.left(); len(all) != 0 {
 		t.Errorf("still left: %+v", all)
 	}

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"blobmount/blobcache/blob"
 	"blobmount/fs"
 	"blobmount/integration/blobserver"
 )
@@ -162,41 +161,4 @@ func TestOutageWithWriteBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.ended(lock)
-}
-
-// What was closed and is still waiting for its delay is sent by the unmount.
-func TestUnmountDrains(t *testing.T) {
-	w := newWorld(t)
-	lock, _ := w.mount("--write-back", "--write-back-delay=1h")
-	want := map[string]string{}
-	for i := range 30 { // the first is empty
-		name := fmt.Sprintf("file%d", i)
-		want[name] = strings.Repeat(name, i)
-		if err := os.WriteFile(filepath.Join(w.mnt, name), []byte(want[name]), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := w.store.Len(); n != 0 {
-		t.Errorf("%d files are in the service before their delay", n)
-	}
-	if code, message := w.do("unmount", w.mnt); code != exitOK || message != "" {
-		t.Errorf("unmount: %d, %q", code, message)
-	}
-	w.ended(lock)
-	for name, content := range want {
-		if content != "" {
-			w.holds(name, content)
-		} else if p, err := w.store.Properties(name, blob.Condition{}); err != nil || p.Size != 0 {
-			t.Errorf("%s: %+v, %v", name, p, err)
-		}
-	}
-}
-
-func TestLeftover(t *testing.T) {
-	l := leftover{Waiting: 12, Names: []string{"a", "b\n"}, Kept: 2}
-	want := `not saved in the service yet: 12 files ("a", "b\n", and 10 more); they are kept on the local disk, and the next mount of az://data ` +
-		`with --cache-dir /c sends them; changed by another writer meanwhile: 2 files; yours are kept: see blobmount recover --cache-dir /c list`
-	if got := l.text("az://data", "/c"); got != want {
-		t.Errorf("%s\nwant\n%s", got, want)
-	}
 }
