@@ -1,7 +1,7 @@
 package blobcache
 
 import (
-	"crypto/rand"
+	"cmp"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -83,33 +83,41 @@ func (f *File) Backing() *os.File {
 // Busy if that cannot be: another File or process has the version open, and must go on seeing the old content, or not
 // all of it is known to be good. f.mu is held.
 func (f *File) takeOver() (*stage, error) {
-	v := f.base
-	busy := &blob.Error{Code: blob.Busy, Op: "Write", Name: f.props.Name}
-	c := f.c
+	v, c := f.base, f.c
+	if v.size != f.limit || v.size <= c.small && !f.exposed { // a small file is read sooner than its cache file is taken
+		return nil, f.busy()
+	}
+	s, err := c.journaled(f.header())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.journal.span(recHeld, 0, v.size); err != nil || !v.become(s) {
+		s.drop()
+		return nil, cmp.Or(err, f.busy())
+	}
+	return s, nil
+}
+
+func (f *File) busy() error {
+	return &blob.Error{Code: blob.Busy, Op: "Write", Name: f.props.Name}
+}
+
+// become makes the cache file of a version the data of a staging file, and reports whether it could.
+func (v *version) become(s *stage) bool {
+	c := v.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.refs != 1 || !v.files.complete || !v.checked.full() || v.size != f.limit || v.p.single() && !f.exposed ||
+	if v.refs != 1 || !v.files.complete || !v.checked.full() ||
 		unix.Flock(int(v.files.data.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		return nil, busy
+		return false
 	}
-	s := c.stageOf(rand.Text())
-	var err error
-	if s.journal, err = createJournal(c.stagingPath(s.id, extJournal), f.header()); err != nil {
-		_ = unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH)
-		return nil, err
-	}
-	err = s.journal.span(recHeld, 0, v.size)
 	// It loses its place in the cache before its first byte changes.
-	if err == nil {
-		err = os.Rename(v.key.path(c.dir)+extBlob, c.stagingPath(s.id, extData))
-	}
-	if err != nil {
+	if os.Rename(v.key.path(c.dir)+extBlob, c.stagingPath(s.id, extData)) != nil {
 		// It was evicted by another process: without a name it could not become a version again.
-		s.drop()
 		_ = unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH)
-		return nil, busy
+		return false
 	}
 	_ = os.Remove(v.key.path(c.dir) + extMap) // of a version that is not there any more
 	s.file = v.files.data
@@ -122,5 +130,5 @@ func (f *File) takeOver() (*stage, error) {
 	if c.versions[v.key] == v {
 		delete(c.versions, v.key)
 	}
-	return s, nil
+	return true
 }

@@ -88,6 +88,7 @@ type Cache struct {
 	versions map[key]*version   // open ones
 	files    map[*File]struct{} // dirty ones
 	stagers  map[*File]struct{} // those with a staging file
+	spares   []spare
 	closed   bool
 
 	checkedMu sync.Mutex     // guards checked
@@ -187,6 +188,7 @@ func (c *Cache) Close(ctx context.Context) error {
 	wg.Wait()
 	c.cancel()
 	c.background.Wait()
+	c.dropSpares()
 	c.budget.close()
 	return errors.Join(errs...)
 }

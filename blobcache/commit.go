@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"context"
+	"errors"
 	"maps"
 
 	"blobmount/blobcache/blob"
@@ -13,10 +14,22 @@ import (
 //
 // A file of up to one block is sent by one Put Blob, if a quarter of the memory holds it. A larger one is a list of
 // blocks: those that the blob has already, those that were uploaded while the program was still writing, and the rest.
-func (f *File) Commit(ctx context.Context) error {
+func (f *File) Commit(ctx context.Context) error { return f.commitState(ctx, 0) }
+
+// errMoved says that the state that was to be committed is not there any more.
+var errMoved = errors.New("the file is being changed")
+
+// commitState is Commit, of the state only unless that is 0: a commit in the background must not take what a program is
+// just writing for what it has closed. It fails with errMoved if the state is another one.
+func (f *File) commitState(ctx context.Context, only uint64) error {
 	f.commit.Lock()
 	defer f.commit.Unlock()
+	f.only = only
 	err := f.commitLocked(ctx)
+	f.only = 0
+	if errors.Is(err, errMoved) {
+		return err
+	}
 	f.mu.Lock()
 	f.failed = err
 	f.mu.Unlock()
@@ -37,9 +50,6 @@ func (f *File) commitLocked(ctx context.Context) error {
 	}
 	if !written { // only the metadata changed, while the blob was about to be deleted
 		return f.sendMetadata(ctx, f.Metadata())
-	}
-	if err := f.finish(false); err != nil {
-		return err
 	}
 	err := f.commitOnce(ctx)
 	for try := 0; blob.Is(err, blob.InvalidBlockList) && try < discardedTries; try++ {
@@ -69,10 +79,22 @@ const discardedTries = 5
 
 // commitOnce sends what there is to send, in the way that is cheapest.
 func (f *File) commitOnce(ctx context.Context) error {
+	f.mu.RLock()
+	st := f.stage
+	f.mu.RUnlock()
+	if f.fitsPut() && !f.isCopy() && st != nil {
+		// The checksums of the journal are to cover all of it: then a later process can tell whether the version that it
+		// finds is this one.
+		if err := f.fill(ctx, st, 0, f.c.putMax); err != nil {
+			return err
+		}
+	}
+	if err := f.finish(false); err != nil {
+		return err
+	}
 	for round := 0; ; round++ {
 		f.mu.RLock()
-		st, kind := f.stage, f.props.Kind
-		put := f.size <= f.c.putMax && (st == nil || !st.anyStaged())
+		kind := f.props.Kind
 		f.mu.RUnlock()
 		switch {
 		case kind == blob.AppendBlob && f.onlyAppended():
@@ -88,13 +110,20 @@ func (f *File) commitOnce(ctx context.Context) error {
 				return err
 			}
 			return f.commitBlocks(ctx)
-		case !put:
+		case !f.fitsPut():
 			return f.commitBlocks(ctx)
 		}
 		if grown, err := f.commitSmall(ctx, round); !grown {
 			return err
 		}
 	}
+}
+
+// fitsPut reports whether the file is sent by one Put Blob.
+func (f *File) fitsPut() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.props.Kind == blob.BlockBlob && f.size <= f.c.putMax && (f.stage == nil || !f.stage.anyStaged())
 }
 
 // options returns what goes with the write. f.mu is held.
@@ -185,7 +214,11 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 	}
 	name, gen, o := f.props.Name, f.gen, f.options()
 	f.upTo = size
+	moved := f.only != 0 && f.only != gen
 	f.mu.Unlock()
+	if moved {
+		return false, errMoved
+	}
 	if err := f.c.uploads.acquire(ctx); err != nil {
 		return false, err
 	}
@@ -227,7 +260,11 @@ func (f *File) commitBlocks(ctx context.Context) error {
 		ids, ok := f.list(size)
 		name, gen, o := f.props.Name, f.gen, f.options()
 		f.upTo = size
+		moved := f.only != 0 && f.only != gen
 		f.mu.Unlock()
+		if moved {
+			return errMoved
+		}
 		if !ok {
 			continue
 		}

@@ -73,6 +73,21 @@ func (x extents) overlaps(off, end int64) bool {
 	return off < end && i < len(x) && x[i].off < end
 }
 
+// and returns the bytes that are in both sets.
+func (x extents) and(y extents) extents {
+	var both extents
+	for _, e := range x {
+		for pos := e.off; pos < e.end; {
+			to, in := y.run(pos, e.end)
+			if in {
+				both.add(pos, to)
+			}
+			pos = to
+		}
+	}
+	return both
+}
+
 // run returns the end of the stretch that begins at off and lies either wholly inside the set or wholly outside,
 // at most end, and which of both it is.
 func (x extents) run(off, end int64) (int64, bool) {

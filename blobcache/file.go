@@ -22,6 +22,7 @@ type File struct {
 
 	commit sync.Mutex // one commit, rename or change of metadata at a time
 	lease  lease      // guarded by commit
+	only   uint64     // the gen that may be committed, 0 for any; guarded by commit
 	// writers is held shared by every write, and exclusively by a commit that could not catch up with them.
 	writers sync.RWMutex
 
@@ -227,13 +228,14 @@ type State struct {
 	Modified   time.Time       // of the last write, when dirty
 	New        bool            // the service does not have it yet
 	Dirty      bool            // the service does not have all of it
+	Writers    int             // how many have it open for writing
 }
 
 // State returns what the File looks like now.
 func (f *File) State() State {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return State{f.props, f.size, f.modified, f.isNew, f.dirty()}
+	return State{f.props, f.size, f.modified, f.isNew, f.dirty(), f.writing}
 }
 
 // dirty reports whether there is something to commit. f.mu is held.

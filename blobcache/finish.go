@@ -39,7 +39,7 @@ func (f *File) finish(durable bool) error {
 	gen, st := f.gen, f.stage
 	var todo extents
 	if st != nil {
-		todo = st.unsent()
+		todo = st.unsent(f.size <= f.c.putMax)
 	}
 	f.mu.RUnlock()
 	if st == nil {
@@ -68,9 +68,13 @@ func (f *File) finish(durable bool) error {
 	return nil
 }
 
-// unsent returns the bytes that the program changed and that are not in a block that the service holds.
-func (s *stage) unsent() extents {
+// unsent returns the bytes that the program changed, or with all what the file holds, and that are not in a block that the
+// service holds.
+func (s *stage) unsent(all bool) extents {
 	x := slices.Clone(s.changed)
+	if all {
+		x = slices.Clone(s.valid)
+	}
 	for i, b := range s.blocks {
 		if b.staged != 0 && b.staged == b.gen {
 			off, end := s.layout.span(i)
@@ -125,13 +129,14 @@ func (s *stage) sync() error {
 func (s *stage) rewriteJournal(h header) error {
 	path := s.c.stagingPath(s.id, extJournal)
 	_ = os.Remove(path + ".new") // of a crash
-	j, err := createJournal(path+".new", h)
+	j, err := openJournal(path + ".new")
 	if err != nil {
 		return err
 	}
+	err = j.begin(h)
 	for _, x := range s.valid {
-		if err = j.span(recHeld, x.off, x.end); err != nil {
-			break
+		if err == nil {
+			err = j.span(recHeld, x.off, x.end)
 		}
 	}
 	if err == nil && s.named { // it stands for bytes that are durable
@@ -163,11 +168,13 @@ func (f *File) landed(ctx context.Context) bool {
 	}
 	f.mu.RUnlock()
 	p, err := f.cont.Properties(ctx, name, blob.Condition{})
-	if err != nil || p.Size != size || size == 0 {
+	if err != nil || p.Size != size {
 		return false
 	}
 	w := blob.Written{ETag: p.ETag, Modified: p.Modified}
 	switch {
+	case size == 0:
+		ids = nil
 	case blocks && len(ids) > 0:
 		l, err := f.cont.BlockList(ctx, name)
 		same := err == nil && l.ETag == p.ETag &&
@@ -221,10 +228,17 @@ func (f *File) gather(ctx context.Context) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	sums, err := st.sums(st.valid)
 	for _, x := range st.valid {
-		if st.journal.span(recHeld, x.off, x.end) != nil {
-			return
+		if err == nil {
+			err = st.journal.span(recHeld, x.off, x.end)
 		}
+	}
+	if err == nil {
+		err = st.journal.sums(sums)
+	}
+	if err != nil {
+		f.c.log.Warn("kept file may lack bytes of the version it was made from", "blob", f.props.Name, "error", err)
 	}
 }
 

@@ -54,7 +54,7 @@ const (
 	recSum      = 'C' // from, to, CRC-32C: what changed bytes are at the next recFinished
 	recFinished = 'F' // the program closed or synced the file: it is meant to be saved as it is
 	recKept     = 'K' // text: why it could not be saved, and has to wait for somebody
-	recGone     = 'G' // the blob was deleted: there is nothing to save; empty: it was not after all
+	recGone     = 'G' // the blob was deleted: there is nothing to save
 )
 
 // header begins a journal.
@@ -95,24 +95,35 @@ type details struct {
 	Modified time.Time         `json:"modified"`
 }
 
-// createJournal makes a journal and locks it. path must not exist.
-func createJournal(path string, h header) (*journal, error) {
+// openJournal makes the empty file of a journal and locks it. path must not exist.
+func openJournal(path string) (*journal, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{file: f}
-	// Whoever looks for journals left behind holds the lock for a moment, and leaves an empty one alone.
+	// Whoever looks for what was left behind locks it for a moment, and may have removed it as empty.
+	var st unix.Stat_t
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
 	if err == nil {
-		err = j.json(recHeader, h)
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	if err == nil && st.Nlink == 0 {
+		err = os.ErrNotExist
 	}
 	if err != nil {
 		_ = f.Close()
-		_ = os.Remove(path)
 		return nil, err
 	}
-	return j, nil
+	return &journal{file: f}, nil
+}
+
+// begin puts the header into an empty journal.
+func (j *journal) begin(h header) error { return j.json(recHeader, h) }
+
+// empty makes a journal say nothing.
+func (j *journal) empty() error {
+	j.size = 0
+	return j.file.Truncate(0)
 }
 
 // add appends a record. When it fails nothing is appended.
@@ -159,10 +170,8 @@ type sumOf struct {
 // finish appends the checksums and that the file is meant to be saved; with stands, whatever is written to it later. With
 // durable all of the journal is on disk afterwards.
 func (j *journal) finish(sums []sumOf, stands, durable bool) error {
-	for _, s := range sums {
-		if err := j.span(recSum, s.off, s.end, binary.LittleEndian.AppendUint32(nil, s.crc)...); err != nil {
-			return err
-		}
+	if err := j.sums(sums); err != nil {
+		return err
 	}
 	var more []byte
 	if stands {
@@ -173,6 +182,16 @@ func (j *journal) finish(sums []sumOf, stands, durable bool) error {
 	}
 	if durable {
 		return unix.Fdatasync(int(j.file.Fd()))
+	}
+	return nil
+}
+
+// sums appends checksums.
+func (j *journal) sums(sums []sumOf) error {
+	for _, s := range sums {
+		if err := j.span(recSum, s.off, s.end, binary.LittleEndian.AppendUint32(nil, s.crc)...); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -199,6 +218,17 @@ type record struct {
 	kept     string // why it waits for somebody
 	gone     bool
 	length   int64 // of the good part of the journal, bytes
+}
+
+// trusted returns the bytes of the staging file that are known to be what was written: those that the program changed,
+// which verify has compared if the file was finished, and those of the base that have a checksum. Others of the base are
+// fetched again: the disk may have lost them with the power.
+func (r *record) trusted() extents {
+	known := slices.Clone(r.changed)
+	for _, s := range r.sums {
+		known.add(s.off, s.end)
+	}
+	return r.valid.and(known)
 }
 
 // errJournal says that a file is not a journal that this version can read.
@@ -283,7 +313,7 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 	case recKept:
 		r.kept = string(p)
 	case recGone:
-		r.gone = len(p) > 0 // an empty one takes it back
+		r.gone = true
 	default:
 		return nil, fmt.Errorf("%w: record of unknown type %q", errJournal, typ)
 	}

@@ -129,11 +129,18 @@ func openLeft(dir, id string, lock bool) (*left, error) {
 	}
 	l := &left{Left: Left{ID: id}, journal: journal}
 	used := unix.Flock(int(journal.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
-	if used && lock {
+	st, err := os.Stat(path + extJournal)
+	if err == nil && st.Size() > 0 && used && lock {
 		l.close()
 		return nil, errInUse
 	}
-	if _, err := os.Stat(path + extJournal); err != nil { // its process has ended it before we had the lock
+	if err == nil && st.Size() == 0 { // kept for the next staging file
+		if lock && !used {
+			_ = os.Remove(path + extJournal)
+		}
+		err = os.ErrNotExist
+	}
+	if err != nil { // its process has ended it before we had the lock
 		l.close()
 		return nil, err
 	}
@@ -256,7 +263,7 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	}
 	st := c.stageOf(l.ID)
 	st.file, st.journal = l.data, &journal{file: l.journal, size: rec.length}
-	st.valid, st.changed, st.released = rec.valid, rec.changed, rec.released
+	st.valid, st.changed, st.released = rec.trusted(), rec.changed, rec.released
 	st.count = roundBlock(st.valid.total()) // the process that staged it has counted it
 	st.left = rec.staged
 	st.layout = layout{first: rec.BlockSize, every: rec.Every}
@@ -314,9 +321,6 @@ func (c *Cache) Recover(ctx context.Context, cont blob.Container, hooks Hooks) e
 // mayRecover decides what becomes of a staging file, and reports whether it is to be committed.
 func (c *Cache) mayRecover(l *left, cont blob.Container) bool {
 	if l.rec == nil {
-		if l.empty() {
-			return false // another process begins it just now
-		}
 		c.log.Warn("a journal cannot be read and is left alone", "id", l.ID, "dir", c.staging, "error", l.Reason)
 		return false
 	}
@@ -336,11 +340,6 @@ func (c *Cache) mayRecover(l *left, cont blob.Container) bool {
 		return false
 	}
 	return true
-}
-
-func (l *left) empty() bool {
-	st, err := l.journal.Stat()
-	return err == nil && st.Size() == 0
 }
 
 // recover commits a file that an earlier process has left.

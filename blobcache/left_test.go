@@ -202,6 +202,7 @@ func TestRecoverDeleted(t *testing.T) {
 	if isNew, err := f.Detach(t.Context()); err != nil || !isNew {
 		t.Fatal(isNew, err)
 	}
+	f.Gone()
 	c.track(f, true) // for crash
 	crash(c)
 	recoverAll(t, openCache(t, cfg), s)

@@ -3,6 +3,8 @@ package blobcache
 import (
 	"context"
 
+	"golang.org/x/sys/unix"
+
 	"blobmount/blobcache/blob"
 )
 
@@ -21,7 +23,11 @@ func (f *File) Rename(name string) bool {
 	}
 	old := f.props.Name
 	f.props.Name = name
-	if f.noteBase(false) != nil {
+	err := f.noteBase(false)
+	if err == nil && f.stage != nil && f.acked == f.gen { // what was answered for stays so under the new name
+		err = unix.Fdatasync(int(f.stage.journal.file.Fd()))
+	}
+	if err != nil {
 		f.props.Name = old
 		return false
 	}
@@ -70,7 +76,8 @@ func (f *File) noteBase(clean bool) error {
 
 // Detach prepares for the deletion or replacement of the blob: what is not cached is fetched, so that those who have
 // the File open go on reading, and nothing is committed any more. It reports whether the service never had the blob.
-// When the deletion fails, Attach takes it back; when it succeeds, Settle gives up what nobody needs.
+// When the deletion fails, Attach takes it back; when it has happened, call Gone, and then Settle, which gives up what
+// nobody needs.
 func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
 	if err := f.prepareDetach(ctx); err != nil {
 		return false, err
@@ -79,14 +86,22 @@ func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
 	defer f.commit.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stage != nil && f.gen != f.saved {
-		if err := f.stage.journal.add(recGone, []byte{1}); err != nil {
-			return false, err
-		}
-	}
 	f.gone = true
 	f.c.track(f, false)
 	return f.isNew, nil
+}
+
+// Gone tells that the deletion or replacement that Detach prepared for has happened. Until then a crash leaves what was
+// written to be saved.
+func (f *File) Gone() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stage == nil || f.gen == f.saved {
+		return
+	}
+	if err := f.stage.journal.add(recGone, nil); err != nil {
+		f.c.log.Warn("a crash now would leave a copy of a deleted file for blobmount recover", "blob", f.props.Name, "error", err)
+	}
 }
 
 // prepareDetach brings everything here that those who have the File open may read.
@@ -121,14 +136,7 @@ func (f *File) Attach() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.gone = false
-	if f.gen == f.saved {
-		return
-	}
-	f.c.track(f, true)
-	if f.stage == nil {
-		return
-	}
-	if err := f.stage.journal.add(recGone, nil); err != nil {
-		f.c.log.Warn("a file that is not saved yet would be lost in a crash", "blob", f.props.Name, "error", err)
+	if f.gen != f.saved {
+		f.c.track(f, true)
 	}
 }

@@ -1,6 +1,7 @@
 package blobcache
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -203,7 +204,7 @@ const formatLine = "blobmount cache 1\n"
 func checkFormat(path string) error {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		if err := os.WriteFile(path, []byte(formatLine), 0o600); err != nil {
+		if err := writeFormat(path); err != nil {
 			return fmt.Errorf("cache directory cannot be written: %w; name another with --cache-dir", err)
 		}
 		return nil
@@ -216,4 +217,21 @@ func checkFormat(path string) error {
 			filepath.Dir(path), b, formatLine)
 	}
 	return nil
+}
+
+// writeFormat writes the file so that it is there as a whole or not at all, also after a loss of power.
+func writeFormat(path string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "format-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(formatLine)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := cmp.Or(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }

@@ -29,6 +29,7 @@ type stage struct {
 	released extents
 	count    int64 // bytes accounted for
 	named    bool  // the names of both files are on disk
+	moved    bool  // the data file has another name
 
 	layout   layout
 	learned  bool          // the layout is decided; before that no block is uploaded
@@ -65,10 +66,9 @@ func (c *Cache) stagingPath(id, ext string) string { return filepath.Join(c.stag
 
 // newStage makes a staging file whose journal begins with h.
 func (c *Cache) newStage(h header) (*stage, error) {
-	s := c.stageOf(rand.Text())
-	var err error
 	// The journal comes first: a staging file without one would be nobody's.
-	if s.journal, err = createJournal(c.stagingPath(s.id, extJournal), h); err != nil {
+	s, err := c.journaled(h)
+	if err != nil {
 		return nil, err
 	}
 	s.file, err = os.OpenFile(c.stagingPath(s.id, extData), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -77,6 +77,67 @@ func (c *Cache) newStage(h header) (*stage, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// spareJournals is how many journals are kept empty for the next staging files: to ext4, an inode that is made while
+// many others were deleted costs 100 µs, as much as all else that a small file takes.
+const spareJournals = 64
+
+// spare is an empty journal.
+type spare struct {
+	id      string
+	journal *journal
+}
+
+// journaled returns a staging file that has only a journal yet.
+func (c *Cache) journaled(h header) (*stage, error) {
+	c.mu.Lock()
+	var x spare
+	if n := len(c.spares); n > 0 {
+		x = c.spares[n-1]
+		c.spares = c.spares[:n-1]
+	}
+	c.mu.Unlock()
+	for x.journal == nil {
+		x.id = rand.Text()
+		var err error
+		if x.journal, err = openJournal(c.stagingPath(x.id, extJournal)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	s := c.stageOf(x.id)
+	s.journal = x.journal
+	s.layout = layout{first: h.BlockSize, every: h.Every}
+	if err := s.journal.begin(h); err != nil {
+		s.drop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// giveUp empties a journal, and keeps it for the next staging file or removes it.
+func (c *Cache) giveUp(x spare) {
+	keep := x.journal.empty() == nil
+	c.mu.Lock()
+	if keep = keep && !c.closed && len(c.spares) < spareJournals; keep {
+		c.spares = append(c.spares, x)
+	}
+	c.mu.Unlock()
+	if !keep {
+		_ = os.Remove(c.stagingPath(x.id, extJournal))
+		x.journal.close()
+	}
+}
+
+// dropSpares removes the journals that are not used.
+func (c *Cache) dropSpares() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, x := range c.spares {
+		_ = os.Remove(c.stagingPath(x.id, extJournal))
+		x.journal.close()
+	}
+	c.spares = nil
 }
 
 // stageOf returns a staging file without files that counts for nothing yet.
@@ -262,11 +323,12 @@ func (s *stage) discard() {
 // drop removes the files. The journal goes last: bytes without one would be nobody's.
 func (s *stage) drop() {
 	if s.file != nil {
-		_ = os.Remove(s.c.stagingPath(s.id, extData))
+		if !s.moved {
+			_ = os.Remove(s.c.stagingPath(s.id, extData))
+		}
 		_ = s.file.Close()
 	}
-	_ = os.Remove(s.c.stagingPath(s.id, extJournal))
-	s.journal.close()
+	s.c.giveUp(spare{s.id, s.journal})
 }
 
 // leave closes the files and lets them lie, for a later process or for blobmount recover.
@@ -307,6 +369,27 @@ func (s *stage) knownSum(off, n int64) (uint32, bool) {
 	return 0, false
 }
 
+// publish gives the data file the name of a complete version. When another process has published that, its file stays.
+func (s *stage) publish(base string, size int64, p *presence) error {
+	if p.single() {
+		if err := writeSum(s.file, size, p.sums[0]); err != nil {
+			return err
+		}
+	}
+	if err := s.file.Truncate(size); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, s.c.stagingPath(s.id, extData), unix.AT_FDCWD, base+extBlob, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) { // a file system that knows no flags
+		err = os.Rename(s.c.stagingPath(s.id, extData), base+extBlob)
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	s.moved = err == nil
+	return err
+}
+
 // adopt makes a staging file that holds all of a version the cached file of that version.
 func (c *Cache) adopt(k key, s *stage, size int64) error {
 	p := newPresence(size, c.small)
@@ -331,8 +414,12 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 			return err
 		}
 	}
-	if err := f.publish(base, size, &p); err != nil {
+	if err := s.publish(base, size, &p); err != nil {
 		return err
+	}
+	if !s.moved {
+		s.discard()
+		return nil
 	}
 	var st unix.Stat_t
 	if unix.Fstat(int(s.file.Fd()), &st) == nil {

@@ -317,11 +317,12 @@ func (f *File) sendAhead(st *stage, i int) {
 // and the file become the cached version.
 func (f *File) fill(ctx context.Context, st *stage, off, end int64) error {
 	buf := []byte(nil)
-	for pos := off; pos < end; {
+	for pos := off; ; {
 		f.mu.Lock()
-		if f.stage != st {
+		end = min(end, f.size)
+		if f.stage != st || pos >= end { // committed, or cut
 			f.mu.Unlock()
-			return nil // it is committed
+			return nil
 		}
 		to, valid := st.valid.run(pos, end)
 		if !valid && st.released.overlaps(pos, to) {
@@ -356,7 +357,6 @@ func (f *File) fill(ctx context.Context, st *stage, off, end int64) error {
 		}
 		pos = to
 	}
-	return nil
 }
 
 // fillFrom puts the base's bytes where nobody has written in the meantime.

@@ -156,6 +156,8 @@ func (f *File) header() header {
 	var l layout
 	if f.stage != nil {
 		l = f.stage.layout
+	} else if f.limit == 0 {
+		l = newLayout(f.c.blockSize, f.size)
 	}
 	return header{
 		Version: journalVersion, Container: f.cont.URL(""), PID: os.Getpid(), Began: f.c.now(),

@@ -3,6 +3,7 @@ package blobcache
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -107,20 +108,14 @@ func (f *File) commitNow() {
 	if f.c.inBackground.acquire(f.c.ctx) != nil {
 		return
 	}
-	f.mu.RLock()
-	leave := f.users > 0 && f.c.writeBack == WriteThrough
-	f.mu.RUnlock()
-	var err error
-	if !leave {
-		err = f.Commit(f.c.ctx)
-	}
+	err := f.commitClosed()
 	f.c.inBackground.release()
 	if f.c.ctx.Err() != nil {
 		return
 	}
 	f.mu.Lock()
 	f.later = nil
-	if err != nil && f.lost == nil {
+	if err != nil && !errors.Is(err, errMoved) && f.lost == nil {
 		next := min(max(2*f.wait, firstRetry), lastRetry)
 		f.commitLater(next)
 		name := f.props.Name
@@ -132,6 +127,24 @@ func (f *File) commitNow() {
 	if f.Settle() && f.hooks.Idle != nil {
 		f.hooks.Idle(f)
 	}
+}
+
+// commitClosed commits the file as it was closed or synced. It fails with errMoved when it is open, and something else
+// may come.
+func (f *File) commitClosed() error {
+	f.mu.RLock()
+	gen, open := f.gen, f.users > 0
+	switch f.c.writeBack {
+	case WriteBackClose:
+		open = f.writing > 0 && f.acked != gen
+	case WriteBackSync:
+		gen, open = 0, false // as on a local disk
+	}
+	f.mu.RUnlock()
+	if open {
+		return errMoved
+	}
+	return f.commitState(f.c.ctx, gen)
 }
 
 // Unsaved is a file of which the service does not have all.

@@ -141,7 +141,13 @@ func (v *view) unlink(ctx context.Context, dir *node, name string) error {
 	if err := v.keepDir(ctx, dir, name); err != nil {
 		return err
 	}
-	if err := v.remove(ctx, n, p, func() error { return v.cont.Delete(ctx, p, blob.Condition{}) }); err != nil {
+	err = v.remove(ctx, n, p, func(inService bool) error {
+		if !inService {
+			return nil
+		}
+		return v.cont.Delete(ctx, p, blob.Condition{})
+	})
+	if err != nil {
 		if blob.Is(err, blob.NotFound) {
 			v.names.Remove(p)
 			v.nodes.unlink(n)
@@ -154,12 +160,12 @@ func (v *view) unlink(ctx context.Context, dir *node, name string) error {
 	return nil
 }
 
-// remove makes the open file of a node independent of the service, and then lets act delete or replace the blob.
-// act is not called when the service never had the blob.
-func (v *view) remove(ctx context.Context, n *node, p string, act func() error) error {
+// remove makes the open file of a node independent of the service, and then lets act delete or replace the blob, which
+// is told whether the service has one.
+func (v *view) remove(ctx context.Context, n *node, p string, act func(inService bool) error) error {
 	f := n.opened()
 	if f == nil {
-		return act()
+		return act(true)
 	}
 	isNew, err := f.Detach(ctx)
 	if err != nil {
@@ -167,12 +173,11 @@ func (v *view) remove(ctx context.Context, n *node, p string, act func() error) 
 			"path", p, "error", err)
 		return err
 	}
-	if !isNew {
-		if err := act(); err != nil {
-			f.Attach()
-			return err
-		}
+	if err := act(!isNew); err != nil {
+		f.Attach()
+		return err
 	}
+	f.Gone()
 	if f.Settle() {
 		v.retire(n, f) // it was dirty, with nobody left to read it
 	}

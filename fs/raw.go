@@ -291,10 +291,10 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Statu
 }
 
 // Release is the last close of a handle. Nobody waits for its answer; what a mapping wrote after the close is committed
-// here.
+// here, unless another handle may just be in the middle of writing.
 func (fs *fileSystem) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	h := fs.handles.remove(in.Fh)
-	if h.write && h.file.State().Dirty {
+	if s := h.file.State(); h.write && s.Dirty && s.Writers == 1 {
 		fs.status("release", h.node, "", h.file.Flush(context.Background()))
 	}
 	fs.passthrough.leave(h.node)

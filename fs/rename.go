@@ -109,10 +109,7 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 	}
 	var err error
 	if target != nil {
-		err = v.remove(ctx, target, to.path, doCopy)
-		if err == nil && w.ETag == "" {
-			err = doCopy() // the target was never in the service
-		}
+		err = v.remove(ctx, target, to.path, func(bool) error { return doCopy() })
 	} else {
 		err = doCopy()
 	}
