@@ -221,6 +221,7 @@ func TestConfigRefuses(t *testing.T) {
 		{false, both("-o", planted), "unknown option"},
 		{false, both("-o", "remount,ro"), "option remount is not supported: a mount cannot be changed"},
 		{false, both("-o", "attr_timeout=5"), "use blob-cache-timeout"},
+		{false, both("-o", "vfs_write_back=5s"), "use write-back and write-back-delay"},
 		{false, both("-o", "allow_root"), "use allow_other"},
 		{false, both("-o", "foreground"), "option foreground can only be given as a flag"},
 		{false, both("-o", "o=ro"), "unknown option o"},

@@ -118,13 +118,13 @@ func (c *recoverCommand) retry(ctx context.Context, args []string) (err error) {
 	return err
 }
 
-// explain adds what to do to the errors that have an answer.
+// explain says what became of a file that could not be sent, and what to do.
 func (c *recoverCommand) explain(l blobcache.Left, err error) error {
 	if blob.Is(err, blob.ConditionNotMet) && !c.lastWriterWins {
 		return fmt.Errorf("another writer has changed %s since it was opened: save yours by blobmount recover --cache-dir %s save %s PATH, "+
 			"or replace theirs by retry with --last-writer-wins (%w)", blobURL(l), c.cacheDir, l.ID, err)
 	}
-	return err
+	return fmt.Errorf("%s is not sent, and still kept: %w", l.ID, err)
 }
 
 // discard deletes a file.

@@ -150,6 +150,8 @@ func TestOutageWithWriteBack(t *testing.T) {
 		t.Errorf("%s", log)
 	}
 	w.onlyLeft("finished", "report")
+	w.recover(u.ID+" is not sent, and still kept: ", "retry", u.ID, "--retry-for=0")
+	w.onlyLeft("finished", "report")
 
 	w.server.ClearFaults()
 	lock, _ = w.mount("--write-back")

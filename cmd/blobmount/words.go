@@ -40,6 +40,7 @@ var refusedWords = map[string]string{
 	"fmask":            "use file-mode",
 	"dmask":            "use dir-mode",
 	"tmp_path":         "use cache-dir",
+	"vfs_write_back":   "use write-back and write-back-delay",
 	"container_name":   "the container is named by the source, az://CONTAINER",
 	"config_file":      "there is no configuration file: every setting is a flag or an option of -o",
 	"lazytime":         "access times are not kept",
