@@ -202,15 +202,10 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 		return true, nil
 	}
 	size = f.size
-	body := &slabReader{size: size}
-	for n, rest := 0, size; rest > 0; n++ {
-		part := slabs[n].mem[:min(int64(len(slabs[n].mem)), rest)]
-		if err := st.readAt(part, size-rest); err != nil {
-			f.mu.Unlock()
-			return false, err
-		}
-		body.parts = append(body.parts, part)
-		rest -= int64(len(part))
+	body, err := loadSlabs(slabs, size, func(p []byte, at int64) error { return st.readAt(p, at) })
+	if err != nil {
+		f.mu.Unlock()
+		return false, err
 	}
 	name, gen, o := f.props.Name, f.gen, f.options()
 	f.upTo = size

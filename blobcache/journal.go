@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"time"
@@ -20,15 +21,19 @@ import (
 // which blob, and which of them the service has as blocks. It is what a later process finds after a crash. A record is
 // appended ahead of the answer that it justifies, and after the bytes that it speaks of.
 //
-// A record is: length of the payload (4 bytes), CRC-32C of type and payload (4), type (1), payload. Numbers are
-// little-endian. What follows a record that is cut off or damaged counts for nothing: its answers were never given, or
-// were not to survive the loss of power.
+// It begins with 8 random bytes, the salt; eight zeros mean that it is empty. A record is: length of the payload (4 bytes),
+// CRC-32C of salt, type and payload (4), type (1), payload. Numbers are little-endian. What follows a record that is cut
+// off or damaged counts for nothing: its answers were never given, or were not to survive the loss of power. The file is
+// used again for the next staging file, from its start; what is left of earlier records does not fit the new salt.
 //
 // The process that works with a staging file holds an exclusive flock on its journal.
 type journal struct {
 	file *os.File
-	size int64
+	size int64  // bytes that say something
+	salt uint32 // CRC-32C of the salt
 }
+
+const saltSize = 8
 
 // journalVersion is in each header. A journal of another version is left alone and reported.
 const journalVersion = 1
@@ -117,22 +122,51 @@ func openJournal(path string) (*journal, error) {
 	return &journal{file: f}, nil
 }
 
-// begin puts the header into an empty journal.
-func (j *journal) begin(h header) error { return j.json(recHeader, h) }
-
-// empty makes a journal say nothing.
-func (j *journal) empty() error {
-	j.size = 0
-	return j.file.Truncate(0)
+// begin puts salt and header into an empty journal.
+func (j *journal) begin(h header) error {
+	p, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	salt := binary.LittleEndian.AppendUint64(nil, rand.Uint64()|1) // never zero
+	j.salt = crc32.Checksum(salt, castagnoli)
+	rec := append(salt, j.record(recHeader, p)...)
+	if _, err := j.file.WriteAt(rec, 0); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	j.size = int64(len(rec))
+	return nil
 }
 
-// add appends a record. When it fails nothing is appended.
-func (j *journal) add(typ byte, payload []byte) error {
+// keepJournal is how long an empty journal may be, in bytes.
+const keepJournal = 4 << 10
+
+// empty makes a journal say nothing. Its place on the disk stays: to give it back and take it again costs as much as to
+// write it.
+func (j *journal) empty() error {
+	if j.size > keepJournal {
+		if err := j.file.Truncate(keepJournal); err != nil {
+			return err
+		}
+	}
+	j.size = 0
+	_, err := j.file.WriteAt(make([]byte, saltSize), 0)
+	return err
+}
+
+// record returns the bytes of a record.
+func (j *journal) record(typ byte, payload []byte) []byte {
 	rec := make([]byte, 9+len(payload))
 	binary.LittleEndian.PutUint32(rec, uint32(len(payload)))
 	rec[8] = typ
 	copy(rec[9:], payload)
-	binary.LittleEndian.PutUint32(rec[4:], crc32.Checksum(rec[8:], castagnoli))
+	binary.LittleEndian.PutUint32(rec[4:], crc32.Update(j.salt, castagnoli, rec[8:]))
+	return rec
+}
+
+// add appends a record. When it fails nothing is appended.
+func (j *journal) add(typ byte, payload []byte) error {
+	rec := j.record(typ, payload)
 	if _, err := j.file.WriteAt(rec, j.size); err != nil { // a part of it is overwritten by the next
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -218,6 +252,7 @@ type record struct {
 	kept     string // why it waits for somebody
 	gone     bool
 	length   int64 // of the good part of the journal, bytes
+	salt     uint32
 }
 
 // trusted returns the bytes of the staging file that are known to be what was written: those that the program changed,
@@ -234,10 +269,18 @@ func (r *record) trusted() extents {
 // errJournal says that a file is not a journal that this version can read.
 var errJournal = errors.New("journal cannot be read")
 
+// errEmpty says that a journal says nothing: it is kept for the next staging file, or its process has just begun.
+var errEmpty = fmt.Errorf("%w: it is empty", errJournal)
+
 // readJournal returns what a journal says.
 func readJournal(r io.Reader) (*record, error) {
 	var rec *record
-	var length int64
+	salt := make([]byte, saltSize)
+	if _, err := io.ReadFull(r, salt); err != nil || binary.LittleEndian.Uint64(salt) == 0 {
+		return nil, errEmpty
+	}
+	seed := crc32.Checksum(salt, castagnoli)
+	length := int64(saltSize)
 	head := make([]byte, 9)
 	for {
 		if _, err := io.ReadFull(r, head); err != nil {
@@ -249,7 +292,7 @@ func readJournal(r io.Reader) (*record, error) {
 		}
 		body := make([]byte, 1+n)
 		body[0] = head[8]
-		if _, err := io.ReadFull(r, body[1:]); err != nil || crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
+		if _, err := io.ReadFull(r, body[1:]); err != nil || crc32.Update(seed, castagnoli, body) != binary.LittleEndian.Uint32(head[4:]) {
 			break
 		}
 		next, err := rec.apply(body[0], body[1:])
@@ -262,7 +305,7 @@ func readJournal(r io.Reader) (*record, error) {
 	if rec == nil {
 		return nil, fmt.Errorf("%w: it has no header", errJournal)
 	}
-	rec.length = length
+	rec.length, rec.salt = length, seed
 	return rec, nil
 }
 

@@ -129,18 +129,19 @@ func openLeft(dir, id string, lock bool) (*left, error) {
 	}
 	l := &left{Left: Left{ID: id}, journal: journal}
 	used := unix.Flock(int(journal.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
-	st, err := os.Stat(path + extJournal)
-	if err == nil && st.Size() > 0 && used && lock {
-		l.close()
-		return nil, errInUse
-	}
-	if err == nil && st.Size() == 0 { // kept for the next staging file
+	rec, bad := readJournal(io.NewSectionReader(journal, 0, 1<<62))
+	if errors.Is(bad, errEmpty) {
 		if lock && !used {
 			_ = os.Remove(path + extJournal)
 		}
-		err = os.ErrNotExist
+		l.close()
+		return nil, os.ErrNotExist
 	}
-	if err != nil { // its process has ended it before we had the lock
+	if used && lock {
+		l.close()
+		return nil, errInUse
+	}
+	if _, err := os.Stat(path + extJournal); err != nil { // its process has ended it before we had the lock
 		l.close()
 		return nil, err
 	}
@@ -148,16 +149,15 @@ func openLeft(dir, id string, lock bool) (*left, error) {
 		l.close()
 		return nil, err
 	}
-	l.read(used)
+	l.judge(rec, bad, used)
 	return l, nil
 }
 
-// read finds out the state.
-func (l *left) read(used bool) {
+// judge finds out the state.
+func (l *left) judge(rec *record, err error, used bool) {
 	if st, err := l.journal.Stat(); err == nil {
 		l.Changed = st.ModTime()
 	}
-	rec, err := readJournal(io.NewSectionReader(l.journal, 0, 1<<62))
 	if err != nil {
 		if l.State, l.Reason = LeftUnreadable, err.Error(); used {
 			l.State = LeftInUse
@@ -262,7 +262,7 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 		f.acked = f.gen
 	}
 	st := c.stageOf(l.ID)
-	st.file, st.journal = l.data, &journal{file: l.journal, size: rec.length}
+	st.file, st.journal = l.data, &journal{file: l.journal, size: rec.length, salt: rec.salt}
 	st.valid, st.changed, st.released = rec.trusted(), rec.changed, rec.released
 	st.count = roundBlock(st.valid.total()) // the process that staged it has counted it
 	st.left = rec.staged

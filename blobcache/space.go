@@ -37,6 +37,9 @@ type space struct {
 	complain bool       // whether the log has been told that the cache is full
 	counted  time.Time  // when recount has measured last
 
+	taken    atomic.Int64 // since over has asked the file system
+	wasShort atomic.Bool  // what it said
+
 	coming atomic.Int64 // reserved in this process, and perhaps not on disk yet
 }
 
@@ -139,13 +142,27 @@ func (s *space) diskHas(n int64) bool {
 func roundBlock(n int64) int64 { return (n + 4095) &^ 4095 }
 
 // take counts n bytes that are written whatever the bound: staged data must not be refused because of it.
-func (s *space) take(n int64) { atomic.AddInt64(s.used, n) }
+func (s *space) take(n int64) {
+	atomic.AddInt64(s.used, n)
+	s.taken.Add(n)
+}
 
 // shortDisk is how much free space, in bytes, lets writers slow down.
 const shortDisk = 64 << 20
 
-// over reports whether staged and cached data are more than the limit, or the disk is short.
-func (s *space) over() bool { return s.inUse() > s.limit || s.short() }
+// over reports whether staged and cached data are more than the limit, or the disk is short. The file system is asked
+// once for 4 MiB that are taken.
+func (s *space) over() bool {
+	if s.inUse() > s.limit {
+		return true
+	}
+	if !s.wasShort.Load() && s.taken.Load() < shortDisk/16 {
+		return false
+	}
+	s.taken.Store(0)
+	s.wasShort.Store(s.short())
+	return s.wasShort.Load()
+}
 
 func (s *space) short() bool {
 	var st unix.Statfs_t

@@ -376,8 +376,14 @@ func (s *stage) publish(base string, size int64, p *presence) error {
 			return err
 		}
 	}
-	if err := s.file.Truncate(size); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.file.Fd()), &st); err != nil {
 		return err
+	}
+	if st.Size != size {
+		if err := s.file.Truncate(size); err != nil {
+			return err
+		}
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, s.c.stagingPath(s.id, extData), unix.AT_FDCWD, base+extBlob, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) { // a file system that knows no flags
@@ -429,6 +435,8 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	// The kernel may hold this very open file as a backing file, and with it the lock of takeOver.
 	_ = unix.Flock(int(s.file.Fd()), unix.LOCK_UN)
 	s.drop() // the data has its new name
-	c.space.settle()
+	if c.space.over() {
+		c.space.settle()
+	}
 	return nil
 }
