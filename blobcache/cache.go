@@ -201,6 +201,9 @@ func (f *File) saveLast(ctx context.Context) error {
 	defer f.commit.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.lost != nil {
+		f.c.track(f, false)
+	}
 	switch {
 	case f.stage == nil && (err == nil || f.lost != nil):
 		return nil

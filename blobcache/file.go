@@ -137,6 +137,7 @@ func (f *File) Settle() bool {
 			f.commitLater(firstRetry)
 			return false
 		}
+		f.c.track(f, false)
 		if f.stage != nil {
 			f.stage.leave() // for blobmount recover
 			f.setStage(nil)

@@ -264,7 +264,6 @@ func (f *File) conflict(ctx context.Context, cause error) error {
 		}
 	}
 	f.mu.Unlock()
-	f.c.track(f, false)
 	attrs := []any{"blob", name, "opened_as", string(ours), "is_now", string(theirs), "error", cause}
 	if st != nil {
 		attrs = append(attrs, "get_ours_by", fmt.Sprintf("blobmount recover --cache-dir %s save %s FILE", f.c.dir, st.id))

@@ -246,6 +246,7 @@ type record struct {
 	released extents // bytes that only the service has
 	staged   []stagedBlock
 	sums     []sumOf
+	named    bool   // a close was answered for when it was new and empty
 	finished bool   // it is to be saved as it is
 	stands   bool   // whatever is written later
 	dirty    bool   // there is something that the service does not have
@@ -347,12 +348,13 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 			return nil, fmt.Errorf("%w: %w", errJournal, err)
 		}
 		r.staged, r.released = nil, nil
-		r.kept = ""
+		r.kept, r.named = "", r.named && r.Base.New
 		if r.Base.Clean {
 			r.changed, r.sums, r.dirty, r.finished, r.stands = nil, nil, false, false, false
 		}
 	case recFinished:
 		r.finished, r.stands = true, len(p) > 0
+		r.named = r.named || r.Base.New && r.Size == 0
 	case recKept:
 		r.kept = string(p)
 	case recGone:

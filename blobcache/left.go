@@ -1,12 +1,14 @@
 package blobcache
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -223,7 +225,14 @@ func Discard(dir, id string) error {
 		return err
 	}
 	defer l.close()
-	return l.remove(dir)
+	if err := l.remove(dir); err != nil {
+		return err
+	}
+	if s, err := openSpace(dir, 0, slog.New(slog.DiscardHandler)); err == nil { // else the next recount sees it
+		s.release(l.Here)
+		s.close()
+	}
+	return nil
 }
 
 // findLeft locks the staging file that somebody has named. Its error says what to do.
@@ -297,14 +306,21 @@ func (c *Cache) Recover(ctx context.Context, cont blob.Container, hooks Hooks) e
 		if err != nil {
 			return err
 		}
-		if !c.mayRecover(l, cont) {
-			l.close()
-			continue
+		do := c.mayRecover(l, cont)
+		if !do {
+			if l.State != LeftUnfinished || !l.rec.named || l.Container != cont.URL("") {
+				l.close()
+				continue
+			}
 		}
 		f, err := c.file(l, cont, hooks)
 		if err != nil {
 			l.close()
 			return err
+		}
+		if !do {
+			f.recoverName(ctx)
+			continue
 		}
 		if slots.acquire(context.WithoutCancel(ctx)) != nil {
 			break
@@ -358,10 +374,32 @@ func (f *File) recover(ctx context.Context) {
 	f.Settle() // tries again if need be
 }
 
+// recoverName makes the empty file that a close was answered for, of one that was written to since and not closed. What
+// was written is kept.
+func (f *File) recoverName(ctx context.Context) {
+	defer f.putBack()
+	f.mu.RLock()
+	o := f.options()
+	f.mu.RUnlock()
+	w, err := f.cont.Upload(ctx, f.props.Name, bytes.NewReader(nil), 0, o)
+	if blob.Is(err, blob.Exists) {
+		return // saved before
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.isNew, f.props.ETag = false, w.ETag
+		err = f.noteBase(false)
+	}
+	if err != nil {
+		f.c.log.Warn("an empty file that an earlier mount had left is not saved, the next mount tries again", "blob", f.props.Name, "error", err)
+	}
+}
+
 // Save writes the content of a staging file to w. Bytes that were not written are those of the version that the file was
-// made from: they come from the cache or else from cont, which may be nil. Nothing changes.
+// made from: they come from the cache or else from cont. Nothing changes.
 func (c *Cache) Save(ctx context.Context, id string, cont blob.Container, w io.Writer) error {
-	f, err := c.openLeftFile(id, cont)
+	f, err := c.openLeftFile(id, cont, LeftUnreadable)
 	if err != nil {
 		return err
 	}
@@ -390,7 +428,7 @@ func (c *Cache) Save(ctx context.Context, id string, cont blob.Container, w io.W
 // Retry commits a staging file, whatever its state but LeftDamaged, as long as the blob is what it was made from; with
 // LastWriterWins in the Config, whatever the blob is.
 func (c *Cache) Retry(ctx context.Context, id string, cont blob.Container, hooks Hooks) error {
-	f, err := c.openLeftFile(id, cont)
+	f, err := c.openLeftFile(id, cont, LeftDamaged)
 	if err != nil {
 		return err
 	}
@@ -403,15 +441,15 @@ func (c *Cache) Retry(ctx context.Context, id string, cont blob.Container, hooks
 	return nil
 }
 
-// openLeftFile returns a File for a staging file that somebody has named.
-func (c *Cache) openLeftFile(id string, cont blob.Container) (*File, error) {
+// openLeftFile returns a File for a staging file that somebody has named, unless it is in a state that is refused.
+func (c *Cache) openLeftFile(id string, cont blob.Container, refused LeftState) (*File, error) {
 	l, err := findLeft(c.dir, id)
 	if err != nil {
 		return nil, err
 	}
-	if l.rec == nil {
+	if l.rec == nil || l.State == refused {
 		l.close()
-		return nil, fmt.Errorf("%s: %s", id, l.Reason)
+		return nil, fmt.Errorf("%s is %s: %s", id, l.State, l.Reason)
 	}
 	f, err := c.file(l, cont, Hooks{Committed: func(blob.Properties, bool) {}})
 	if err != nil {

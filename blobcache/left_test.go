@@ -326,3 +326,36 @@ func crashAt(t *testing.T, w writing, mode WriteBack, n int, after bool) bool {
 	}
 	return hit
 }
+
+// TestWriteBackEmpty: a shell closes a descriptor of the new file that it is about to write to. That costs no request;
+// after a crash the name is there, and what was written is kept.
+func TestWriteBackEmpty(t *testing.T) {
+	s, cfg := newService(), writeBackConfig(t.TempDir())
+	c, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
+	f.Acquire(true)
+	if err := f.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := put(t, f, content(1, 100), 0)
+	if n := s.Count("Upload"); n > 0 {
+		t.Errorf("%d uploads before the file was closed", n)
+	}
+	crash(c)
+	for range 2 { // the second mount finds the name saved
+		c = openCache(t, cfg)
+		recoverAll(t, c, s)
+		same(t, s.content(t, "a"), []byte{})
+	}
+	l := theLeft(t, cfg.Dir)
+	if l.State != LeftUnfinished {
+		t.Fatalf("left: %+v", l)
+	}
+	if err := c.Retry(t.Context(), l.ID, s, noHooks); err != nil {
+		t.Fatal(err)
+	}
+	same(t, s.content(t, "a"), want)
+}

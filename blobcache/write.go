@@ -68,8 +68,10 @@ func (f *File) commitFirst(off, end int64) bool {
 	if f.stage != nil && f.stage.released.overlaps(off, end) {
 		return true
 	}
-	// A close was answered for what is here now: what comes later must not touch it before the service has it.
-	return f.acked == f.gen && f.c.writeBack == WriteBackClose
+	// A close was answered for what is here now: what comes later must not touch it before the service has it. Of a new
+	// empty file only the name can be lost, and the journal keeps that: a shell closes a descriptor of the file that it
+	// is about to write to.
+	return f.acked == f.gen && f.c.writeBack == WriteBackClose && !(f.isNew && f.size == 0)
 }
 
 // prepare makes sure that there is a staging file and that a file of this size can be committed. f.mu is held.

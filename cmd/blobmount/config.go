@@ -41,6 +41,7 @@ type Config struct {
 	WriteBack                     wordValue
 	WriteBackDelay                durationValue
 	LastWriterWins, ConvertAppend bool
+	Leases                        bool
 	RetryFor, DrainTimeout        durationValue
 
 	AccountName, Endpoint, SecretDir string
@@ -76,7 +77,7 @@ var sections = []section{
 	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
 	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask"}},
 	{"Storage account and credential", []string{"account-name", "endpoint", "secret-dir", "anonymous", "skip-validation", "retry-for"}},
-	{"Writing", []string{"write-back", "write-back-delay", "last-writer-wins", "convert-append-blobs", "drain-timeout"}},
+	{"Writing", []string{"write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
 	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
 	{"Log", []string{"log-level", "log-format", "log-file"}},
 	{"Other", []string{"help", "version"}},
@@ -143,6 +144,8 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 	f.Lookup("write-back").NoOptDefVal = "close"
 	f.Var(&c.WriteBackDelay, "write-back-delay", "with --write-back, how long after the close a file is sent")
 	f.BoolVar(&c.LastWriterWins, "last-writer-wins", false, "replace what another writer has made of a blob meanwhile, instead of failing with ESTALE")
+	f.BoolVar(&c.Leases, "leases", false, "lease a blob while a file is open for writing, so that a second writer on any host fails at its open with EBUSY; "+
+		"new files are made in the service at once")
 	f.BoolVar(&c.ConvertAppend, "convert-append-blobs", false, "let writes that are no appends replace an append blob by a block blob, instead of failing with EPERM")
 	f.Var(&c.DrainTimeout, "drain-timeout", "how long the daemon goes on sending what is left after an unmount")
 
@@ -257,7 +260,7 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 	if c.Open.word == "none" && (!c.ReadOnly || c.BlobCacheTimeout == 0) {
 		return usagef("--open=none needs --read-only and a --blob-cache-timeout that is not 0")
 	}
-	for _, name := range []string{"write-back", "last-writer-wins", "convert-append-blobs"} {
+	for _, name := range []string{"write-back", "last-writer-wins", "leases", "convert-append-blobs"} {
 		if v := f.Lookup(name).Value.String(); c.ReadOnly && v != "off" && v != "false" {
 			return usagef("--%s and --read-only exclude each other: remove one", name)
 		}

@@ -196,6 +196,7 @@ func TestConfigRefuses(t *testing.T) {
 		{false, both("--write-back", "--read-only"), "--write-back and --read-only exclude each other"},
 		{false, both("-o", "ro,write_back=fsync-local"), "--write-back and --read-only exclude each other"},
 		{false, both("--last-writer-wins", "-r"), "--last-writer-wins and --read-only exclude each other"},
+		{false, both("--leases", "-r"), "--leases and --read-only exclude each other"},
 		{false, both("--convert-append-blobs", "-r"), "--convert-append-blobs and --read-only exclude each other"},
 		{false, both("--write-back-delay=1"), "--write-back-delay needs --write-back"},
 		{false, both("--write-back-delay=soon"), "--write-back-delay must be a number of seconds from 0, or a span such as 90s or 5m"},

@@ -173,7 +173,7 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	p.cache, err = blobcache.Open(blobcache.Config{
 		Dir: c.CacheDir, Size: int64(c.CacheSize), Memory: int64(c.Memory), BlockSize: int64(c.BlockSize), Log: p.log,
 		WriteBack: writeBacks[c.WriteBack.word], Delay: time.Duration(c.WriteBackDelay),
-		LastWriterWins: c.LastWriterWins, ConvertAppend: c.ConvertAppend,
+		LastWriterWins: c.LastWriterWins, ConvertAppend: c.ConvertAppend, Leases: c.Leases,
 	})
 	if err != nil {
 		return p, err
