@@ -15,15 +15,27 @@
 //	DIR/v1/ab/c/<29 hex>.blob       a complete version at its natural offsets
 //	DIR/v1/ab/c/<29 hex>.part       an incomplete one, sparse
 //	DIR/v1/ab/c/<29 hex>.map        which grains of it are there, and the CRC-32C of each
-//	DIR/staging/<pid>-<random>/     one process's staging files
+//	DIR/staging/<id>.data           a staging file, sparse
+//	DIR/staging/<id>.journal        what it holds (see journal), locked by the process that works with it
 //
 // The directory is its own index: whether a version is cached is answered by opening its path. Nothing is scanned
 // when a cache is opened, and several processes may use one directory: bytes are written before the bit that says
-// so, completion is published by a link to the very file that was filled, and eviction only ever unlinks.
+// so, completion is published by a link to the very file that was filled, or by a rename of a staging file, and eviction
+// only ever unlinks.
+//
+// # Writing
+//
+// A write goes into the staging file, then into its journal, and returns. Full blocks are uploaded while the program
+// writes. A commit, by a close or fsync, uploads the rest and makes it the content of the blob, under the condition that
+// nobody else has changed it; with write-back the local disk is enough for the answer, and the commit follows. A staging
+// file is deleted, or becomes the cached version, only when the service has all of it. What a process leaves behind is
+// committed by Recover if it was closed or synced, and else waits for somebody to decide (ListLeft, Save, Retry, Discard).
 //
 // # Lock order
 //
-// File.commit, then File.mu, then space.mu (making room asks what is open), then Cache.mu, then version.mu, then
-// fetch.mu, then residents.mu, then budget.mu and Cache.checkedMu. No lock is held over a request to the service, but for
-// File.commit, which orders the commits of one file.
+// File.commit, then File.writers, then File.mu, then space.mu (making room asks what is open), then Cache.mu, then
+// version.mu, then fetch.mu, then residents.mu, then budget.mu and Cache.checkedMu. signal.mu is taken with nothing else.
+// No two Files are locked at once. No lock is held over a request to the service, but for File.commit, which orders the
+// commits of one file, and File.writers, which a commit takes alone in its third round so that it ends. Hooks are called
+// with File.commit held.
 package blobcache
