@@ -145,7 +145,7 @@ func Open(cfg Config) (*Cache, error) {
 	}
 	c.space.evict, c.space.measure = c.evict, c.measure
 	c.staging = filepath.Join(cfg.Dir, stagingDir)
-	if err := os.MkdirAll(c.staging, 0o700); err != nil {
+	if err := makeDurable(c.staging); err != nil {
 		c.space.close()
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}

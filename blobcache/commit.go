@@ -335,8 +335,9 @@ func (f *File) done(w blob.Written, o blob.WriteOptions, size int64, gen uint64,
 		st.committed(ids)
 		f.compact(clean)
 	}
-	p := f.props
+	p, st := f.props, f.stage
 	f.mu.Unlock()
+	f.syncNote(st)
 	if clean {
 		f.c.track(f, false)
 	}

@@ -2,11 +2,13 @@ package blobcache
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -64,8 +66,20 @@ func (f *File) finish(durable bool) error {
 	}
 	if durable {
 		f.acked = gen
+		st.durable.Store(true)
 	}
 	return nil
+}
+
+// syncNote brings what was just noted to the disk, if what was noted before is there: after a loss of power that would
+// bring a file back that is saved, and perhaps renamed or deleted since.
+func (f *File) syncNote(st *stage) {
+	if st == nil || !st.durable.Load() {
+		return
+	}
+	if err := unix.Fdatasync(int(st.journal.file.Fd())); err != nil {
+		f.c.log.Warn("a loss of power now would bring back a saved file as it was before", "blob", f.Name(), "error", err)
+	}
 }
 
 // unsent returns the bytes that the program changed, or with all what the file holds, and that are not in a block that the
@@ -80,6 +94,9 @@ func (s *stage) unsent(all bool) extents {
 			off, end := s.layout.span(i)
 			x.remove(off, end)
 		}
+	}
+	for _, b := range s.left {
+		x.remove(b.off, b.end)
 	}
 	return x
 }
@@ -113,16 +130,30 @@ func (s *stage) sync() error {
 	if s.named {
 		return nil
 	}
-	d, err := os.Open(s.c.staging)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
+	if err := syncDir(s.c.staging); err != nil {
 		return fmt.Errorf("staging directory: %w", err)
 	}
 	s.named = true
 	return nil
+}
+
+// makeDurable makes a directory below one that is there, and brings the names of both to the disk.
+func makeDurable(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	above := filepath.Dir(dir)
+	return cmp.Or(syncDir(above), syncDir(filepath.Dir(above)))
+}
+
+// syncDir brings the names in a directory to the disk.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // rewriteJournal replaces the journal by one that begins with h and says what the staging file holds.
@@ -160,10 +191,10 @@ func (s *stage) rewriteJournal(h header) error {
 func (f *File) landed(ctx context.Context) bool {
 	f.mu.RLock()
 	name, size, gen, st, o := f.props.Name, f.size, f.gen, f.stage, f.options()
-	var ids []string
-	blocks, whole := false, false
+	var blocks map[int64]string
+	whole := false
 	if st != nil {
-		ids, blocks = f.list(size)
+		blocks = st.sentBlocks()
 		whole = st.valid.covers(0, size)
 	}
 	f.mu.RUnlock()
@@ -171,30 +202,61 @@ func (f *File) landed(ctx context.Context) bool {
 	if err != nil || p.Size != size {
 		return false
 	}
-	w := blob.Written{ETag: p.ETag, Modified: p.Modified}
 	switch {
 	case size == 0:
-		ids = nil
-	case blocks && len(ids) > 0:
-		l, err := f.cont.BlockList(ctx, name)
-		same := err == nil && l.ETag == p.ETag &&
-			slices.EqualFunc(l.Committed, ids, func(b blob.Block, id string) bool { return b.ID == id })
-		if !same {
+	case len(blocks) > 0:
+		if !f.sameBlocks(ctx, name, p, blocks) {
 			return false
 		}
 	case whole && size <= f.c.putMax:
 		if !f.sameContent(ctx, name, p.ETag, st, size) {
 			return false
 		}
-		ids = nil
 	default:
 		return false
 	}
 	f.mu.Lock()
 	f.upTo = size
 	f.mu.Unlock()
-	f.done(w, o, size, gen, ids)
+	f.done(blob.Written{ETag: p.ETag, Modified: p.Modified}, o, size, gen, nil)
 	return true
+}
+
+// sentBlocks returns the ids of the blocks that were uploaded and not known to be committed, by their offsets. There are
+// none when something that was changed is in no block.
+func (s *stage) sentBlocks() map[int64]string {
+	if len(s.unsent(false)) > 0 {
+		return nil
+	}
+	ids := map[int64]string{}
+	for _, b := range s.left {
+		ids[b.off] = b.id
+	}
+	for i, b := range s.blocks {
+		if b.staged != 0 && b.staged == b.gen && !b.committed {
+			off, _ := s.layout.span(i)
+			ids[off] = b.id
+		}
+	}
+	return ids
+}
+
+// sameBlocks reports whether all these blocks are part of a version, where they belong. Their ids are random, so nobody
+// else has put them there.
+func (f *File) sameBlocks(ctx context.Context, name string, p blob.Properties, ids map[int64]string) bool {
+	l, err := f.cont.BlockList(ctx, name)
+	if err != nil || l.ETag != p.ETag {
+		return false
+	}
+	var at int64
+	found := 0
+	for _, b := range l.Committed {
+		if ids[at] == b.ID {
+			found++
+		}
+		at += b.Size
+	}
+	return found == len(ids) && at == p.Size
 }
 
 // sameContent reports whether a version of up to putMax bytes has the bytes of the staging file.

@@ -393,6 +393,7 @@ func (r *record) span(typ byte, x extent, more []byte) error {
 			return fmt.Errorf("%w: checksum of %d bytes", errJournal, len(more))
 		}
 		r.sums = append(r.sums, sumOf{x, binary.LittleEndian.Uint32(more)})
+		r.valid.add(x.off, x.end) // they are of bytes that the staging file holds
 	}
 	return nil
 }

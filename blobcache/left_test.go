@@ -359,3 +359,72 @@ func TestWriteBackEmpty(t *testing.T) {
 	}
 	same(t, s.content(t, "a"), want)
 }
+
+// TestRecoverLandedSync: a log that is appended to and synced, of which the answer to one sync is lost with the process.
+func TestRecoverLandedSync(t *testing.T) {
+	for lost := 1; lost <= 12; lost++ {
+		s, cfg := newService(), config(t.TempDir())
+		c, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := c.CreateFile(s, blob.Properties{Name: "log"}, noHooks)
+		f.Acquire(true)
+		var want []byte
+		for i := range lost {
+			want = append(want, put(t, f, content(uint64(i), 20*kib), int64(len(want)))...)
+			if i == lost-1 {
+				for _, op := range []string{"Upload", "CommitBlockList"} {
+					s.faults.Add(blobtest.Fault{Op: op, Err: &blob.Error{Code: blob.Unavailable}, After: true})
+				}
+			}
+			if err := f.Sync(t.Context()); (err != nil) != (i == lost-1) {
+				t.Fatal(i, err)
+			}
+		}
+		same(t, s.content(t, "log"), want)
+		crash(c)
+		s.faults.Clear()
+		recoverAll(t, openCache(t, cfg), s)
+		same(t, s.content(t, "log"), want)
+		if all, err := ListLeft(cfg.Dir); err != nil || len(all) > 0 {
+			t.Errorf("sync %d: left: %+v, error %v", lost, all, err)
+		}
+	}
+}
+
+// TestRecoverLandedAgain is the same for a log that each process opens anew.
+func TestRecoverLandedAgain(t *testing.T) {
+	s, cfg := newService(), config(t.TempDir())
+	var want []byte
+	if _, err := s.Upload(t.Context(), "log", bytes.NewReader(nil), 0, blob.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		c, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := c.OpenFile(s, s.properties(t, "log"), noHooks)
+		f.Acquire(true)
+		for k := range 3 {
+			want = append(want, put(t, f, content(uint64(3*i+k), 7*kib), int64(len(want)))...)
+			if k == 2 {
+				for _, op := range []string{"Upload", "CommitBlockList"} {
+					s.faults.Add(blobtest.Fault{Op: op, Err: &blob.Error{Code: blob.Unavailable}, After: true})
+				}
+			}
+			if err := f.Sync(t.Context()); (err != nil) != (k == 2) {
+				t.Fatal(i, k, err)
+			}
+		}
+		same(t, s.content(t, "log"), want)
+		crash(c)
+		s.faults.Clear()
+		recoverAll(t, openCache(t, cfg), s)
+		same(t, s.content(t, "log"), want)
+		if all, err := ListLeft(cfg.Dir); err != nil || len(all) > 0 {
+			t.Fatalf("process %d: left: %+v, error %v", i, all, err)
+		}
+	}
+}

@@ -24,7 +24,7 @@ func (f *File) Rename(name string) bool {
 	old := f.props.Name
 	f.props.Name = name
 	err := f.noteBase(false)
-	if err == nil && f.stage != nil && f.acked == f.gen { // what was answered for stays so under the new name
+	if err == nil && f.stage != nil && f.stage.durable.Load() { // what was answered for stays so under the new name
 		err = unix.Fdatasync(int(f.stage.journal.file.Fd()))
 	}
 	if err != nil {
@@ -95,13 +95,16 @@ func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
 // written to be saved.
 func (f *File) Gone() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.stage == nil || f.gen == f.saved {
-		return
+	st := f.stage
+	var err error
+	if st != nil && f.gen != f.saved {
+		err = st.journal.add(recGone, nil)
 	}
-	if err := f.stage.journal.add(recGone, nil); err != nil {
-		f.c.log.Warn("a crash now would leave a copy of a deleted file for blobmount recover", "blob", f.props.Name, "error", err)
+	f.mu.Unlock()
+	if err != nil {
+		f.c.log.Warn("a crash now would leave a copy of a deleted file for blobmount recover", "blob", f.Name(), "error", err)
 	}
+	f.syncNote(st)
 }
 
 // prepareDetach brings everything here that those who have the File open may read.

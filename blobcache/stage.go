@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,16 +28,17 @@ type stage struct {
 	changed extents // bytes that differ from the base
 	// released are bytes that only the service has, as blocks that are not committed yet: nobody can read them.
 	released extents
-	count    int64 // bytes accounted for
-	named    bool  // the names of both files are on disk
-	moved    bool  // the data file has another name
+	count    int64       // bytes accounted for
+	named    bool        // the names of both files are on disk
+	moved    bool        // the data file has another name
+	durable  atomic.Bool // the disk has a record that the file is to be saved
 
 	layout   layout
 	learned  bool          // the layout is decided; before that no block is uploaded
 	learning chan struct{} // closed when the decision under way is over; nil when there is none
 	asked    bool          // learnAhead is under way
 	blocks   map[int]*block
-	left     []stagedBlock // blocks that an earlier process has uploaded, until the layout is decided
+	left     []stagedBlock // blocks that an earlier process has uploaded, and that are no blocks of the layout
 	// writer is the first part of every block id of this staging file. It is random, so that two writers of one
 	// blob never take each other's blocks for their own.
 	writer   string

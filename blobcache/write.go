@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -120,12 +121,14 @@ func (f *File) layOut(l layout, have []blob.Block) error {
 	clear(st.blocks)
 	f.keepBlocks(have)
 	f.markChanged()
-	for _, b := range st.left { // by an earlier process
-		if i := l.index(b.off); st.isBlock(i, b.extent, f.size) {
+	st.left = slices.DeleteFunc(st.left, func(b stagedBlock) bool { // by an earlier process
+		i := l.index(b.off)
+		is := st.isBlock(i, b.extent, f.size)
+		if is {
 			st.blocks[i] = &block{gen: f.gen, staged: f.gen, id: b.id, size: b.end - b.off, ahead: true}
 		}
-	}
-	st.left = nil
+		return is
+	})
 	if f.size > l.capacity() {
 		return &blob.Error{Code: blob.TooLarge, Op: "Commit", Name: f.props.Name}
 	}
@@ -207,6 +210,7 @@ func (f *File) bump() {
 // markBlocks notes that the blocks of [off, end) have to be uploaded, once it is known which those are.
 func (f *File) markBlocks(off, end int64) {
 	st := f.stage
+	st.left = slices.DeleteFunc(st.left, func(b stagedBlock) bool { return b.off < end && off < b.end })
 	if !st.learned || off >= end {
 		return
 	}
@@ -218,9 +222,12 @@ func (f *File) markBlocks(off, end int64) {
 
 // markChanged is markBlocks for everything that differs from the base. f.mu is held.
 func (f *File) markChanged() {
+	left := f.stage.left
+	f.stage.left = nil // these are not changes of now
 	for _, x := range f.stage.changed {
 		f.markBlocks(x.off, x.end)
 	}
+	f.stage.left = left
 }
 
 // Truncate sets the size in bytes. What is added reads as zeros.

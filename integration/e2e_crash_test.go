@@ -104,11 +104,10 @@ func newCrashBench(t *testing.T, c crashes, seed uint64) *crashBench {
 		random:    rand.New(rand.NewPCG(seed, 1)), seed: seed,
 		recover: strings.Contains(helpText(t, "--help"), "blobmount recover"),
 	}
-	b.AllowError(overtaken) // see awaitRecovery
-	b.mount()
 	if b.disk != nil {
-		must(t, b.disk.Sync()) // the first mount was long before the first power cut
+		b.AllowError(overtaken) // see awaitRecovery
 	}
+	b.mount()
 	for _, dir := range b.workload(0).Directories() {
 		must(t, os.Mkdir(b.path(dir), 0o755))
 	}
@@ -210,8 +209,12 @@ func (b *crashBench) awaitRecovery() {
 			switch l.State {
 			case blobcache.LeftUnfinished:
 			case blobcache.LeftConflict:
-				// Each path has one writer: it is the killed process's own commit, whose answer it did not see.
-				b.conflicts[l.ID] = text
+				// Each path has one writer. But a journal that was not synced may be an older one after a power cut.
+				if b.disk == nil {
+					wrong = append(wrong, text)
+				} else {
+					b.conflicts[l.ID] = text
+				}
 			case blobcache.LeftInUse, blobcache.LeftFinished:
 				waiting = append(waiting, text)
 			default:
