@@ -32,6 +32,9 @@ func (f *File) convert(ctx context.Context) error {
 	f.mu.RLock()
 	st, name, etag, size := f.stage, f.props.Name, f.props.ETag, f.size
 	f.mu.RUnlock()
+	if err := f.learnTags(ctx); err != nil { // while there is a blob that has them
+		return err
+	}
 	if err := f.fill(ctx, st, 0, size); err != nil {
 		return err
 	}
@@ -104,8 +107,9 @@ func (f *File) appended(w blob.Written, size int64, all bool, gen uint64) {
 		f.stage.changed.remove(0, size)
 	}
 	f.compact(clean)
-	p := f.props
+	p, st := f.props, f.stage
 	f.mu.Unlock()
+	f.syncNote(st)
 	if clean {
 		f.c.track(f, false)
 	}

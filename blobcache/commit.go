@@ -309,7 +309,14 @@ func (f *File) commitCopy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	o.Headers, f.tags = f.copied.Headers, nil // they came along, and the tags
+	tags := f.copied.TagCount
+	f.mu.Unlock()
 	f.done(w, o, size, gen, nil)
+	f.mu.Lock()
+	f.props.TagCount = tags
+	f.mu.Unlock()
 	return nil
 }
 

@@ -443,7 +443,7 @@ func TestRetry(t *testing.T) {
 			t.Error("a saved file is not idle")
 		}
 		shut(t, c)
-		left, err := filepath.Glob(filepath.Join(dir, "staging", "*", "*"))
+		left, err := filepath.Glob(filepath.Join(dir, stagingDir, "*"))
 		if err != nil || len(left) > 0 {
 			t.Errorf("%q are left in staging, error %v", left, err)
 		}

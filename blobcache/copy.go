@@ -16,9 +16,9 @@ func (f *File) CopyFrom(ctx context.Context, src *File, srcOff, off, n int64) (i
 	}
 	src.mu.RLock()
 	from, end, clean := lower{src.props.Name, src.props.ETag, src.size}, min(off+n, src.size), src.gen == src.saved && !src.gone
-	kind := src.props.Kind
+	copied := src.props
 	src.mu.RUnlock()
-	if !clean || kind != blob.BlockBlob || end <= off {
+	if !clean || copied.Kind != blob.BlockBlob || end <= off {
 		return 0, nil
 	}
 	var did int64
@@ -36,7 +36,7 @@ func (f *File) CopyFrom(ctx context.Context, src *File, srcOff, off, n int64) (i
 			return err
 		}
 		under, limit, size := f.under, f.limit, f.size
-		f.under, f.limit, f.size = from, end, end
+		f.under, f.limit, f.size, f.copied = from, end, end, copied
 		if err := f.noteBase(false); err != nil {
 			f.under, f.limit, f.size = under, limit, size
 			return err

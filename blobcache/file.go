@@ -36,21 +36,22 @@ type File struct {
 	base     *version // under, opened; nil if it was not needed
 	size     int64
 	modified time.Time
-	stage    *stage // nil as long as nothing was written
-	gen      uint64 // counts changes
-	saved    uint64 // the gen that the service has
-	acked    uint64 // the gen that a close was answered for because it is durable here (write-back)
-	upTo     int64  // during a commit: bytes of what it makes that are still part of the file
-	tags     map[string]string
-	gone     bool          // unlinked or replaced: there is nothing to commit to
-	lost     error         // another writer won: commits fail from now on
-	failed   error         // of the last commit, nil when it succeeded
-	since    time.Time     // when it became dirty
-	later    *time.Timer   // commits it in the background
-	wait     time.Duration // between the last two attempts of that
-	exposed  bool          // the kernel reads a backing file by itself, until users is 0
-	users    int           // Acquire less Release
-	writing  int           // those of them that may write
+	stage    *stage            // nil as long as nothing was written
+	gen      uint64            // counts changes
+	saved    uint64            // the gen that the service has
+	acked    uint64            // the gen that a close was answered for because it is durable here (write-back)
+	upTo     int64             // during a commit: bytes of what it makes that are still part of the file
+	tags     map[string]string // index tags, once they are known
+	copied   blob.Properties   // of what it is a copy of
+	gone     bool              // unlinked or replaced: there is nothing to commit to
+	lost     error             // another writer won: commits fail from now on
+	failed   error             // of the last commit, nil when it succeeded
+	since    time.Time         // when it became dirty
+	later    *time.Timer       // commits it in the background
+	wait     time.Duration     // between the last two attempts of that
+	exposed  bool              // the kernel reads a backing file by itself, until users is 0
+	users    int               // Acquire less Release
+	writing  int               // those of them that may write
 }
 
 // lower names a version, by its blob in the same container.
@@ -128,13 +129,15 @@ func (f *File) Settle() bool {
 			f.c.background.Go(f.endLease)
 		}
 	}
+	if !clean && f.writing == 0 && f.lost == nil {
+		f.commitLater(firstRetry)
+	}
 	if f.users > 0 {
 		return false
 	}
 	f.exposed = false
 	if !clean {
 		if f.lost == nil {
-			f.commitLater(firstRetry)
 			return false
 		}
 		f.c.track(f, false)

@@ -221,6 +221,9 @@ func (f *File) unchanged(st *stage, off, n int64) (blob.Range, bool) {
 	if off+n > f.limit || st.changed.overlaps(off, off+n) || f.c.noBlockCopy.Load() {
 		return blob.Range{}, false
 	}
+	if f.c.lastWriterWins && st.valid.covers(off, off+n) {
+		return blob.Range{}, false // that version may be gone, and this is no reason to fail
+	}
 	return blob.Range{Name: f.under.name, Offset: off, Size: n, Condition: blob.Condition{IfMatch: f.under.etag}}, true
 }
 

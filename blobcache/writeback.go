@@ -49,8 +49,8 @@ func (f *File) Sync(ctx context.Context) error {
 // settleLocally makes the file durable on the local disk, and has it committed later.
 func (f *File) settleLocally(ctx context.Context) error {
 	f.mu.Lock()
-	// What it is a copy of may be changed before its turn comes.
-	elsewhere := f.under.name != f.props.Name && f.limit > 0
+	// What it is a copy of may be changed before its turn comes, and so may blocks that are not committed.
+	elsewhere := f.under.name != f.props.Name && f.limit > 0 || f.stage != nil && len(f.stage.released) > 0
 	dirty, lost := f.dirty(), f.lost
 	var err error
 	if dirty && lost == nil && !elsewhere {
@@ -102,7 +102,7 @@ func (f *File) commitLater(wait time.Duration) {
 	}
 }
 
-// commitNow is one attempt in the background. Without write-back it gives up when the file is open again: then the next
+// commitNow is one attempt in the background. Without write-back it gives up when the file is open for writing again: then the next
 // close does it.
 func (f *File) commitNow() {
 	if f.c.inBackground.acquire(f.c.ctx) != nil {
@@ -133,7 +133,7 @@ func (f *File) commitNow() {
 // may come.
 func (f *File) commitClosed() error {
 	f.mu.RLock()
-	gen, open := f.gen, f.users > 0
+	gen, open := f.gen, f.writing > 0
 	switch f.c.writeBack {
 	case WriteBackClose:
 		open = f.writing > 0 && f.acked != gen
