@@ -29,8 +29,10 @@ func (f *File) onlyAppended() bool {
 // is deleted when all of it is here, and the commit makes a new one. In between there is no blob; what is staged is saved
 // by the next mount if this process ends then.
 func (f *File) convert(ctx context.Context) error {
+	f.writers.Lock()
+	defer f.writers.Unlock()
 	f.mu.RLock()
-	st, name, etag, size := f.stage, f.props.Name, f.props.ETag, f.size
+	st, name, etag, size, gen := f.stage, f.props.Name, f.props.ETag, f.size, f.gen
 	f.mu.RUnlock()
 	if err := f.learnTags(ctx); err != nil { // while there is a blob that has them
 		return err
@@ -45,8 +47,14 @@ func (f *File) convert(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := f.finish(false); err != nil {
+	if err := f.finish(true); err != nil { // soon the only place of these bytes
 		return err
+	}
+	f.mu.RLock()
+	durable := f.acked == gen
+	f.mu.RUnlock()
+	if !durable {
+		return errMoved
 	}
 	// An earlier process may have come as far as this.
 	if err := f.cont.Delete(ctx, name, blob.Condition{IfMatch: etag}); err != nil && !blob.Is(err, blob.NotFound) {
@@ -61,17 +69,20 @@ func (f *File) convert(ctx context.Context) error {
 }
 
 // commitAppend sends what was written behind the end of an append blob. Each piece that is sent stays, also when a later
-// one fails.
+// one fails; writers wait, since what is sent cannot be changed any more.
 func (f *File) commitAppend(ctx context.Context) error {
+	f.writers.Lock()
+	defer f.writers.Unlock()
+	f.mu.RLock()
+	st, size, gen := f.stage, f.size, f.gen
+	f.mu.RUnlock()
 	for {
 		f.mu.RLock()
-		st, name, at, size, gen := f.stage, f.props.Name, f.props.Size, f.size, f.gen
-		c := f.condition()
-		metadata := f.props.Metadata
+		name, at, c := f.props.Name, f.props.Size, f.condition()
 		f.mu.RUnlock()
 		n := min(size-at, appendPiece)
 		if n <= 0 {
-			return f.sendMetadata(ctx, metadata) // the times of the last change
+			return f.appendedNothing(ctx, gen)
 		}
 		if err := f.fill(ctx, st, at, at+n); err != nil { // gaps are zeros
 			return err
@@ -89,6 +100,22 @@ func (f *File) commitAppend(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// appendedNothing ends a commit of a file that has grown and was cut again: only times and attributes are sent.
+func (f *File) appendedNothing(ctx context.Context, gen uint64) error {
+	if err := f.sendMetadata(ctx, f.Metadata()); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.gen == gen {
+		f.saved = gen
+		f.stage.changed = nil
+		f.compact(true)
+		f.c.track(f, false)
+	}
+	return nil
 }
 
 // appended notes that the blob is size bytes long now.

@@ -102,6 +102,17 @@ func (f *File) busy() error {
 	return &blob.Error{Code: blob.Busy, Op: "Write", Name: f.props.Name}
 }
 
+// relock takes the shared lock again: flock(2) gives the old one up before it tries for another, also when it fails then.
+// When somebody else was faster, the file is about to change. v.mu is held.
+func (v *version) relock() {
+	if unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		v.retired = append(v.retired, v.files)
+		v.files = files{}
+		v.p = newPresence(v.size, v.c.small)
+		v.checked = newBitmap(v.p.have.n)
+	}
+}
+
 // become makes the cache file of a version the data of a staging file, and reports whether it could.
 func (v *version) become(s *stage) bool {
 	c := v.c
@@ -109,14 +120,17 @@ func (v *version) become(s *stage) bool {
 	defer c.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.refs != 1 || !v.files.complete || !v.checked.full() ||
-		unix.Flock(int(v.files.data.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	if v.refs != 1 || !v.files.complete || !v.checked.full() {
+		return false
+	}
+	if unix.Flock(int(v.files.data.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		v.relock()
 		return false
 	}
 	// It loses its place in the cache before its first byte changes.
 	if os.Rename(v.key.path(c.dir)+extBlob, c.stagingPath(s.id, extData)) != nil {
 		// It was evicted by another process: without a name it could not become a version again.
-		_ = unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH)
+		v.relock()
 		return false
 	}
 	_ = os.Remove(v.key.path(c.dir) + extMap) // of a version that is not there any more

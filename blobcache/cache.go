@@ -211,7 +211,7 @@ func (f *File) saveLast(ctx context.Context) error {
 		f.stage.discard()
 		f.setStage(nil)
 		return nil
-	case err == nil: // the last Release may be on its way
+	case err == nil && !f.dirty(): // the last Release may be on its way
 		f.settleStage()
 		return nil
 	}

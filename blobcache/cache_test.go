@@ -494,6 +494,9 @@ func TestMoved(t *testing.T) {
 		p, want := s.put(t, "a", size, 1)
 		f := openBlob(t, c, s, p)
 		expect(t, f, 400*kib, want[400*kib:404*kib])
+		if _, err := f.BeginMove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		over := c.Moving(s, "a", p.ETag)
 		w, err := s.Copy(t.Context(), "b", "a", blob.CopyOptions{})
 		if err != nil {
@@ -514,7 +517,7 @@ func TestMoved(t *testing.T) {
 		yield()
 		c.Moved(s, "a", p.ETag, "b", w.ETag)
 		over()
-		f.Renamed("b", w)
+		f.EndMove("b", &w)
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

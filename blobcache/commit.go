@@ -65,10 +65,13 @@ func (f *File) commitLocked(ctx context.Context) error {
 	}
 	switch blob.CodeOf(err) {
 	case blob.Exists, blob.ConditionNotMet:
-		if f.landed(ctx) {
-			return nil
+		if !f.landed(ctx) {
+			return f.conflict(ctx, err)
 		}
-		return f.conflict(ctx, err)
+		if f.State().Dirty { // it was changed after the try that had landed
+			return f.commitLocked(ctx)
+		}
+		return nil
 	}
 	return err
 }
@@ -106,10 +109,10 @@ func (f *File) commitOnce(ctx context.Context) error {
 			continue
 		case f.isCopy():
 			err := f.commitCopy(ctx)
-			if !blob.Is(err, blob.Unsupported) {
-				return err
+			if blob.Is(err, blob.Unsupported) || blob.Is(err, blob.ConditionNotMet) || blob.Is(err, blob.NotFound) {
+				return f.commitBlocks(ctx) // the source has changed, or the blob: that tells which
 			}
-			return f.commitBlocks(ctx)
+			return err
 		case !f.fitsPut():
 			return f.commitBlocks(ctx)
 		}
@@ -217,6 +220,7 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 	if err := f.c.uploads.acquire(ctx); err != nil {
 		return false, err
 	}
+	f.trying(&attempt{gen: gen, size: size, crc: body.sum()})
 	w, err := f.cont.Upload(ctx, name, body, size, o)
 	f.c.uploads.release()
 	if err != nil {
@@ -263,6 +267,7 @@ func (f *File) commitBlocks(ctx context.Context) error {
 		if !ok {
 			continue
 		}
+		f.trying(&attempt{gen: gen, size: size, ids: ids})
 		w, err := f.cont.CommitBlockList(ctx, name, ids, o)
 		if err != nil {
 			return err
@@ -270,6 +275,13 @@ func (f *File) commitBlocks(ctx context.Context) error {
 		f.done(w, o, size, gen, ids)
 		return nil
 	}
+}
+
+// trying notes what is about to be committed.
+func (f *File) trying(a *attempt) {
+	f.mu.Lock()
+	f.tried = a
+	f.mu.Unlock()
 }
 
 // list returns the block ids of a file of this size, and whether all of them are up to date. f.mu is held.
@@ -329,7 +341,7 @@ func (f *File) done(w blob.Written, o blob.WriteOptions, size int64, gen uint64,
 	if f.gen == gen {
 		f.props.Metadata = o.Metadata
 	}
-	f.isNew = false
+	f.isNew, f.tried = false, nil
 	f.saved = gen
 	clean := f.gen == gen
 	f.dropBase()

@@ -474,15 +474,17 @@ func TestDetach(t *testing.T) {
 	f := c.OpenFile(s, p, noHooks)
 	f.Acquire(true)
 	want := append(put(t, f, []byte("changed"), 0), base[7:]...)
-	if isNew, err := f.Detach(t.Context()); err != nil || isNew {
-		t.Fatal(isNew, err)
+	if inService, err := f.Detach(t.Context()); err != nil || !inService {
+		t.Fatal(inService, err)
 	}
-	if err := f.Commit(t.Context()); err != nil {
-		t.Fatal(err)
+	closed := make(chan error)
+	go func() { closed <- f.Flush(t.Context()) }() // waits: what became of the blob decides
+	for range 100 {
+		yield()
 	}
 	same(t, s.content(t, "a"), base)
 	f.Attach()
-	if err := f.Commit(t.Context()); err != nil {
+	if err := <-closed; err != nil {
 		t.Fatal(err)
 	}
 	same(t, s.content(t, "a"), want)
@@ -493,6 +495,7 @@ func TestDetach(t *testing.T) {
 	if err := s.Delete(t.Context(), "a", blob.Condition{}); err != nil {
 		t.Fatal(err)
 	}
+	f.Gone()
 	f.Settle()
 	copy(want[20:], put(t, f, []byte("nameless"), 20))
 	expectAll(t, f, want)
@@ -503,9 +506,10 @@ func TestDetach(t *testing.T) {
 		t.Error("the deleted blob is back")
 	}
 	fresh := c.CreateFile(s, blob.Properties{Name: "b"}, noHooks)
-	if isNew, err := fresh.Detach(t.Context()); err != nil || !isNew {
-		t.Errorf("a file that the service never had: %v, %v", isNew, err)
+	if inService, err := fresh.Detach(t.Context()); err != nil || inService {
+		t.Errorf("a file that the service never had: %v, %v", inService, err)
 	}
+	fresh.Gone()
 	if !fresh.Settle() {
 		t.Error("it is not idle")
 	}
@@ -531,6 +535,7 @@ func TestTooLarge(t *testing.T) {
 	if _, err := f.Detach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	f.Gone()
 }
 
 // TestSlabReader: the body of a Put Blob is read more than once, from any place.

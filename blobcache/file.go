@@ -43,6 +43,8 @@ type File struct {
 	upTo     int64             // during a commit: bytes of what it makes that are still part of the file
 	tags     map[string]string // index tags, once they are known
 	copied   blob.Properties   // of what it is a copy of
+	tried    *attempt          // the last commit whose outcome is not known; nil if it is
+	detached bool              // it is being deleted, replaced or renamed: nothing may be released
 	gone     bool              // unlinked or replaced: there is nothing to commit to
 	lost     error             // another writer won: commits fail from now on
 	failed   error             // of the last commit, nil when it succeeded
@@ -255,6 +257,12 @@ func (f *File) rlock() {
 	}
 }
 
+func (f *File) isGone() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.gone
+}
+
 // needsBase reports whether the staging file lacks bytes that the base has. f.mu is held.
 func (f *File) needsBase() bool {
 	return f.limit > 0 && (f.stage == nil || !f.stage.valid.covers(0, f.limit))
@@ -292,6 +300,9 @@ func (f *File) Read(ctx context.Context, buf []byte, off int64) (Data, error) {
 		d, err := f.readOver(ctx, v, buf, off)
 		if v != nil {
 			f.c.unhold(v)
+		}
+		if errors.Is(err, errReleased) && f.isGone() {
+			return Data{}, &blob.Error{Code: blob.NotFound, Op: "Read", Name: f.Name(), Err: err}
 		}
 		if errors.Is(err, errReleased) {
 			// They can be read once they are committed, as after an fsync.

@@ -159,12 +159,13 @@ func TestDetachOfColdFile(t *testing.T) {
 		p, want := s.put(t, "a", size, 5)
 		c := openCache(t, config(t.TempDir()))
 		f := openBlob(t, c, s, p)
-		if isNew, err := f.Detach(t.Context()); err != nil || isNew {
-			t.Fatalf("blob of %d bytes: detached %v, error %v", size, isNew, err)
+		if inService, err := f.Detach(t.Context()); err != nil || !inService {
+			t.Fatalf("blob of %d bytes: in the service %v, error %v", size, inService, err)
 		}
 		if err := s.Delete(t.Context(), "a", blob.Condition{}); err != nil {
 			t.Fatal(err)
 		}
+		f.Gone()
 		f.Settle()
 		s.Reset()
 		expectAll(t, f, want)
@@ -184,10 +185,13 @@ func TestAttachKeepsMetadata(t *testing.T) {
 		if _, err := f.Detach(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.SetMetadata(t.Context(), map[string]string{"mode": "0600"}); err != nil {
+		set := make(chan error)
+		go func() { set <- f.SetMetadata(t.Context(), map[string]string{"mode": "0600"}) }()
+		yield()
+		f.Attach()
+		if err := <-set; err != nil {
 			t.Fatal(err)
 		}
-		f.Attach()
 		if err := f.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}

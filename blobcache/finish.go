@@ -61,6 +61,8 @@ func (f *File) finish(durable bool) error {
 	if f.gen != gen || f.stage != st {
 		return nil
 	}
+	// What was released meanwhile may have been read as a hole.
+	sums = slices.DeleteFunc(sums, func(s sumOf) bool { return !st.valid.covers(s.off, s.end) })
 	if err := st.journal.finish(sums, f.c.writeBack == WriteBackSync, durable); err != nil {
 		return err
 	}
@@ -101,7 +103,8 @@ func (s *stage) unsent(all bool) extents {
 	return x
 }
 
-// sums returns the checksums of bytes of the staging file, for pieces of up to largeSlab.
+// sums returns the checksums of bytes of the staging file, for pieces that lie within a grain each: a block that is
+// released then takes whole pieces with it.
 func (s *stage) sums(todo extents) ([]sumOf, error) {
 	var out []sumOf
 	if len(todo) == 0 {
@@ -111,7 +114,7 @@ func (s *stage) sums(todo extents) ([]sumOf, error) {
 	defer unitBuffers.Put(scratch)
 	for _, x := range todo {
 		for off := x.off; off < x.end; {
-			part := scratch[:min(sumMax, x.end-off)]
+			part := scratch[:min(grain-off%grain, x.end-off)]
 			if err := s.readAt(part, off); err != nil {
 				return nil, err
 			}
@@ -186,26 +189,48 @@ func (s *stage) rewriteJournal(h header) error {
 	return nil
 }
 
-// landed reports whether the version that is in the service is the very one that was to be committed: the reply of an
-// earlier try was lost, perhaps together with the process that waited for it. f.commit is held.
+// attempt is a commit whose outcome is not known.
+type attempt struct {
+	gen  uint64
+	size int64    // bytes
+	ids  []string // of a block list
+	crc  uint32   // CRC-32C of the content of a Put Blob
+}
+
+// landed reports whether the version that is in the service is what was to be committed: the answer of an earlier try was
+// lost, perhaps together with the process that waited for it. The File is over that version then, and clean unless it
+// was changed after that try. f.commit is held.
 func (f *File) landed(ctx context.Context) bool {
 	f.mu.RLock()
-	name, size, gen, st, o := f.props.Name, f.size, f.gen, f.stage, f.options()
-	var blocks map[int64]string
+	name, size, gen, st, o, tried := f.props.Name, f.size, f.gen, f.stage, f.options(), f.tried
+	var blocks map[int64]stagedBlock
 	whole := false
 	if st != nil {
 		blocks = st.sentBlocks()
 		whole = st.valid.covers(0, size)
 	}
 	f.mu.RUnlock()
+	if tried != nil {
+		size, gen = tried.size, tried.gen
+	}
 	p, err := f.cont.Properties(ctx, name, blob.Condition{})
 	if err != nil || p.Size != size {
 		return false
 	}
+	var ids []string
 	switch {
 	case size == 0:
+	case tried != nil && tried.ids != nil:
+		if !f.sameList(ctx, name, p, tried.ids) {
+			return false
+		}
+		ids = tried.ids
+	case tried != nil:
+		if !f.sameSum(ctx, name, p, tried.crc) {
+			return false
+		}
 	case len(blocks) > 0:
-		if !f.sameBlocks(ctx, name, p, blocks) {
+		if !f.sameBlocks(ctx, name, p, st, blocks) {
 			return false
 		}
 	case whole && size <= f.c.putMax:
@@ -216,47 +241,76 @@ func (f *File) landed(ctx context.Context) bool {
 		return false
 	}
 	f.mu.Lock()
-	f.upTo = size
+	if tried == nil {
+		f.upTo = size
+	}
 	f.mu.Unlock()
-	f.done(blob.Written{ETag: p.ETag, Modified: p.Modified}, o, size, gen, nil)
+	f.done(blob.Written{ETag: p.ETag, Modified: p.Modified}, o, size, gen, ids)
 	return true
 }
 
-// sentBlocks returns the ids of the blocks that were uploaded and not known to be committed, by their offsets. There are
-// none when something that was changed is in no block.
-func (s *stage) sentBlocks() map[int64]string {
+// sentBlocks returns the blocks that were uploaded and not known to be committed, by their offsets. There are none when
+// something that was changed is in no block.
+func (s *stage) sentBlocks() map[int64]stagedBlock {
 	if len(s.unsent(false)) > 0 {
 		return nil
 	}
-	ids := map[int64]string{}
+	blocks := map[int64]stagedBlock{}
 	for _, b := range s.left {
-		ids[b.off] = b.id
+		blocks[b.off] = b
 	}
 	for i, b := range s.blocks {
 		if b.staged != 0 && b.staged == b.gen && !b.committed {
 			off, _ := s.layout.span(i)
-			ids[off] = b.id
+			blocks[off] = stagedBlock{extent{off, off + b.size}, b.id}
 		}
 	}
-	return ids
+	return blocks
+}
+
+// sameList reports whether a version consists of these blocks.
+func (f *File) sameList(ctx context.Context, name string, p blob.Properties, ids []string) bool {
+	l, err := f.cont.BlockList(ctx, name)
+	return err == nil && l.ETag == p.ETag &&
+		slices.EqualFunc(l.Committed, ids, func(b blob.Block, id string) bool { return b.ID == id })
 }
 
 // sameBlocks reports whether all these blocks are part of a version, where they belong. Their ids are random, so nobody
-// else has put them there.
-func (f *File) sameBlocks(ctx context.Context, name string, p blob.Properties, ids map[int64]string) bool {
+// else has put them there first; but the rest may be somebody else's by now, so of the staging file only they count.
+func (f *File) sameBlocks(ctx context.Context, name string, p blob.Properties, st *stage, blocks map[int64]stagedBlock) bool {
 	l, err := f.cont.BlockList(ctx, name)
 	if err != nil || l.ETag != p.ETag {
 		return false
 	}
 	var at int64
+	var ours extents
 	found := 0
 	for _, b := range l.Committed {
-		if ids[at] == b.ID {
+		if blocks[at].id == b.ID {
 			found++
+			ours.add(at, at+b.Size)
 		}
 		at += b.Size
 	}
-	return found == len(ids) && at == p.Size
+	if found != len(blocks) || at != p.Size {
+		return false
+	}
+	f.mu.Lock()
+	st.valid = st.valid.and(ours)
+	f.mu.Unlock()
+	return true
+}
+
+// sameSum reports whether a version of up to putMax bytes has this checksum.
+func (f *File) sameSum(ctx context.Context, name string, p blob.Properties, crc uint32) bool {
+	body, err := f.cont.ReadAt(ctx, name, 0, p.Size, blob.Condition{IfMatch: p.ETag})
+	if err != nil {
+		return false
+	}
+	defer body.Close()
+	h := crc32.New(castagnoli)
+	n, err := io.Copy(h, body)
+	return err == nil && n == p.Size && h.Sum32() == crc
 }
 
 // sameContent reports whether a version of up to putMax bytes has the bytes of the staging file.

@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +69,7 @@ type header struct {
 	Version   int       `json:"version"`
 	Container string    `json:"container"` // its URL, without credentials
 	PID       int       `json:"pid"`
+	Boot      string    `json:"boot"`       // of the machine: what was not synced is lost with it
 	BlockSize int64     `json:"block_size"` // of the layout, bytes
 	Every     int       `json:"every"`      // of the layout
 	Base      base      `json:"base"`
@@ -252,20 +255,57 @@ type record struct {
 	dirty    bool   // there is something that the service does not have
 	kept     string // why it waits for somebody
 	gone     bool
-	length   int64 // of the good part of the journal, bytes
+	stable   *record // at the last time that it was finished to stand
+	length   int64   // of the good part of the journal, bytes
 	salt     uint32
 }
 
-// trusted returns the bytes of the staging file that are known to be what was written: those that the program changed,
-// which verify has compared if the file was finished, and those of the base that have a checksum. Others of the base are
-// fetched again: the disk may have lost them with the power.
-func (r *record) trusted() extents {
-	known := slices.Clone(r.changed)
+// trusted returns the bytes of the staging file that are known to be what was written, and those that only the service
+// has. After a loss of power the disk may lack any byte without a checksum: of the base, which is fetched again, or of a
+// block that the service holds. Of an unfinished file there are no checksums; its owner decides.
+func (r *record) trusted() (valid, released extents) {
+	released = slices.Clone(r.released)
+	if !r.finished {
+		return r.valid.and(r.changed), released
+	}
+	var known extents
 	for _, s := range r.sums {
 		known.add(s.off, s.end)
 	}
-	return r.valid.and(known)
+	for _, x := range r.changed {
+		for pos := x.off; pos < x.end; {
+			to, in := known.run(pos, x.end)
+			if !in {
+				released.add(pos, to)
+			}
+			pos = to
+		}
+	}
+	return r.valid.and(known), released
 }
+
+// lacks reports whether there are bytes that neither a checksum nor a block vouches for.
+func (r *record) lacks() bool {
+	_, released := r.trusted()
+	for _, b := range r.staged {
+		released.remove(b.off, b.end)
+	}
+	return len(released) > 0
+}
+
+// clone returns a copy that shares nothing that replay changes.
+func (r *record) clone() *record {
+	n := *r
+	n.valid, n.changed, n.released = slices.Clone(r.valid), slices.Clone(r.changed), slices.Clone(r.released)
+	n.staged, n.sums = slices.Clone(r.staged), slices.Clone(r.sums)
+	return &n
+}
+
+// bootID tells one start of the machine from another; empty if the kernel does not say.
+var bootID = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+})
 
 // errJournal says that a file is not a journal that this version can read.
 var errJournal = errors.New("journal cannot be read")
@@ -350,11 +390,14 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		r.staged, r.released = nil, nil
 		r.kept, r.named = "", r.named && r.Base.New
 		if r.Base.Clean {
-			r.changed, r.sums, r.dirty, r.finished, r.stands = nil, nil, false, false, false
+			r.changed, r.sums, r.dirty, r.finished, r.stands, r.stable = nil, nil, false, false, false, nil
 		}
 	case recFinished:
 		r.finished, r.stands = true, len(p) > 0
 		r.named = r.named || r.Base.New && r.Size == 0
+		if r.stands {
+			r.stable = r.clone()
+		}
 	case recKept:
 		r.kept = string(p)
 	case recGone:
@@ -382,10 +425,10 @@ func (r *record) span(typ byte, x extent, more []byte) error {
 	case recHeld:
 		r.valid.add(x.off, x.end)
 	case recReleased:
-		r.valid.remove(x.off, x.end)
+		r.drop(x)
 		r.released.add(x.off, x.end)
 	case recDropped:
-		r.valid.remove(x.off, x.end)
+		r.drop(x)
 	case recStaged:
 		r.staged = append(r.staged, stagedBlock{x, string(more)})
 	case recSum:
@@ -396,6 +439,12 @@ func (r *record) span(typ byte, x extent, more []byte) error {
 		r.valid.add(x.off, x.end) // they are of bytes that the staging file holds
 	}
 	return nil
+}
+
+// drop notes that the staging file does not hold x any more.
+func (r *record) drop(x extent) {
+	r.valid.remove(x.off, x.end)
+	r.sums = slices.DeleteFunc(r.sums, func(s sumOf) bool { return s.off < x.end && x.off < s.end })
 }
 
 // change notes that the program changed x: blocks and checksums of before do not hold any more.

@@ -143,7 +143,12 @@ func openLeft(dir, id string, lock bool) (*left, error) {
 		l.close()
 		return nil, errInUse
 	}
-	if _, err := os.Stat(path + extJournal); err != nil { // its process has ended it before we had the lock
+	var ours, named unix.Stat_t
+	err = cmp.Or(unix.Fstat(int(journal.Fd()), &ours), unix.Stat(path+extJournal, &named))
+	if err == nil && ours.Ino != named.Ino {
+		err = os.ErrNotExist
+	}
+	if err != nil { // its process has ended or replaced it before we had the lock
 		l.close()
 		return nil, err
 	}
@@ -166,6 +171,13 @@ func (l *left) judge(rec *record, err error, used bool) {
 		}
 		return
 	}
+	restarted := rec.Boot != bootID()
+	if restarted && rec.stands && rec.stable != nil {
+		// What was written after the last sync may be lost in part.
+		length, salt := rec.length, rec.salt
+		rec = rec.stable
+		rec.length, rec.salt = length, salt
+	}
 	l.rec = rec
 	l.Container, l.Name, l.PID = rec.Container, rec.Base.Name, rec.PID
 	l.Size, l.Here, l.Only = rec.Size, rec.valid.total(), rec.released.total()
@@ -176,6 +188,9 @@ func (l *left) judge(rec *record, err error, used bool) {
 		l.State, l.Reason = LeftConflict, rec.kept
 	case !rec.finished:
 		l.State = LeftUnfinished
+		if restarted {
+			l.Reason = "the machine was restarted since: its last bytes may be missing"
+		}
 	default:
 		l.State = LeftFinished
 		if err := l.verify(); err != nil {
@@ -191,6 +206,9 @@ func (l *left) worthSaving() bool { return l.rec.dirty && !l.rec.gone }
 func (l *left) verify() error {
 	if l.data == nil && len(l.rec.sums) > 0 {
 		return errors.New("the file with the bytes is missing")
+	}
+	if l.rec.lacks() {
+		return errors.New("bytes have no checksum")
 	}
 	scratch := unitBuffers.Get().(*[sumMax]byte)
 	defer unitBuffers.Put(scratch)
@@ -272,7 +290,8 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	}
 	st := c.stageOf(l.ID)
 	st.file, st.journal = l.data, &journal{file: l.journal, size: rec.length, salt: rec.salt}
-	st.valid, st.changed, st.released = rec.trusted(), rec.changed, rec.released
+	st.changed = rec.changed
+	st.valid, st.released = rec.trusted()
 	st.count = roundBlock(st.valid.total()) // the process that staged it has counted it
 	st.left = rec.staged
 	st.layout = layout{first: rec.BlockSize, every: rec.Every}
@@ -381,6 +400,7 @@ func (f *File) recoverName(ctx context.Context) {
 	f.mu.RLock()
 	o := f.options()
 	f.mu.RUnlock()
+	o.Condition = blob.Condition{IfNoneMatch: blob.Any} // whoever wins otherwise: an empty file replaces nothing
 	w, err := f.cont.Upload(ctx, f.props.Name, bytes.NewReader(nil), 0, o)
 	if blob.Is(err, blob.Exists) {
 		return // saved before

@@ -199,8 +199,8 @@ func TestRecoverDeleted(t *testing.T) {
 	if err := f.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if isNew, err := f.Detach(t.Context()); err != nil || !isNew {
-		t.Fatal(isNew, err)
+	if inService, err := f.Detach(t.Context()); err != nil || inService {
+		t.Fatal(inService, err)
 	}
 	f.Gone()
 	c.track(f, true) // for crash

@@ -183,15 +183,15 @@ func (m *modelled) rename(to string) {
 		m.name = to
 		return
 	}
-	m.commit()
-	p := m.file.State().Properties
+	p, err := m.file.BeginMove(m.t.Context())
+	m.must(err)
 	over := m.c.Moving(m.s, m.name, p.ETag)
 	w, err := m.s.Copy(m.t.Context(), to, m.name, blob.CopyOptions{Source: blob.Condition{IfMatch: p.ETag}})
 	m.must(err)
 	m.must(m.s.Delete(m.t.Context(), m.name, blob.Condition{IfMatch: p.ETag}))
 	m.c.Moved(m.s, m.name, p.ETag, to, w.ETag)
 	over()
-	m.file.Renamed(to, w)
+	m.file.EndMove(to, &w)
 	m.name = to
 	m.check()
 }

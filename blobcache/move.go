@@ -10,15 +10,15 @@ import (
 
 // What happens to a File when its blob gets another name, or none.
 
-// Rename gives a File whose blob is not in the service yet another name. For one that is, copy the blob and call
-// Renamed. It reports whether it could; if not, commit the File first.
+// Rename gives a File whose blob is not in the service yet another name. For one that is, or may be, use
+// BeginMove. It reports whether it could.
 func (f *File) Rename(name string) bool {
 	f.commit.Lock()
 	defer f.commit.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// Blocks belong to the name that they were staged under.
-	if !f.isNew || f.stage != nil && len(f.stage.released) > 0 {
+	if !f.isNew || f.tried != nil || f.stage != nil && len(f.stage.released) > 0 {
 		return false
 	}
 	old := f.props.Name
@@ -35,24 +35,6 @@ func (f *File) Rename(name string) bool {
 		f.stage.restage()
 	}
 	return true
-}
-
-// Renamed tells that the blob is now under another name and ETag, with the same bytes and blocks.
-func (f *File) Renamed(name string, w blob.Written) {
-	f.commit.Lock()
-	defer f.commit.Unlock()
-	f.mu.Lock()
-	f.renamed(name, w)
-	if f.stage != nil {
-		f.stage.restage()
-	}
-	f.mu.Unlock()
-	if f.lease.name == "" {
-		return
-	}
-	if err := f.takeLease(f.c.ctx); err != nil {
-		f.c.log.Warn("renamed file could not be leased under its new name", "blob", name, "error", err)
-	}
 }
 
 // renamed notes another name or ETag of the blob. f.mu is held.
@@ -75,20 +57,24 @@ func (f *File) noteBase(clean bool) error {
 }
 
 // Detach prepares for the deletion or replacement of the blob: what is not cached is fetched, so that those who have
-// the File open go on reading, and nothing is committed any more. It reports whether the service never had the blob.
-// When the deletion fails, Attach takes it back; when it has happened, call Gone, and then Settle, which gives up what
-// nobody needs.
-func (f *File) Detach(ctx context.Context) (isNew bool, err error) {
-	if err := f.prepareDetach(ctx); err != nil {
-		return false, err
+// the File open go on reading. It reports whether the service may have the blob. Unless it fails, call Attach when the
+// deletion has failed, or Gone when it has happened: until then commits and closes wait.
+func (f *File) Detach(ctx context.Context) (inService bool, err error) {
+	for {
+		if err := f.prepareDetach(ctx); err != nil {
+			return false, err
+		}
+		f.commit.Lock()
+		f.mu.Lock()
+		if f.users > 0 && f.stage != nil && len(f.stage.released) > 0 { // just now
+			f.mu.Unlock()
+			f.commit.Unlock()
+			continue
+		}
+		defer f.mu.Unlock()
+		f.detached = true
+		return !f.isNew || f.tried != nil, nil
 	}
-	f.commit.Lock() // a commit under way would bring the blob back
-	defer f.commit.Unlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.gone = true
-	f.c.track(f, false)
-	return f.isNew, nil
 }
 
 // Gone tells that the deletion or replacement that Detach prepared for has happened. Until then a crash leaves what was
@@ -100,11 +86,15 @@ func (f *File) Gone() {
 	if st != nil && f.gen != f.saved {
 		err = st.journal.add(recGone, nil)
 	}
+	f.gone, f.detached = true, false
+	name := f.props.Name
 	f.mu.Unlock()
+	f.c.track(f, false)
 	if err != nil {
-		f.c.log.Warn("a crash now would leave a copy of a deleted file for blobmount recover", "blob", f.Name(), "error", err)
+		f.c.log.Warn("a crash now would leave a copy of a deleted file for blobmount recover", "blob", name, "error", err)
 	}
 	f.syncNote(st)
+	f.commit.Unlock()
 }
 
 // prepareDetach brings everything here that those who have the File open may read.
@@ -137,9 +127,42 @@ func (f *File) prepareDetach(ctx context.Context) error {
 // Attach takes Detach back.
 func (f *File) Attach() {
 	f.mu.Lock()
+	f.detached = false
+	f.mu.Unlock()
+	f.commit.Unlock()
+}
+
+// BeginMove prepares for giving the blob another name in the service. What was written is committed, and until EndMove
+// commits and closes wait. It returns the properties of what is to be moved. When it fails, EndMove must not be called.
+func (f *File) BeginMove(ctx context.Context) (blob.Properties, error) {
+	f.commit.Lock()
+	if err := f.commitLocked(ctx); err != nil {
+		f.commit.Unlock()
+		return blob.Properties{}, err
+	}
+	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.gone = false
-	if f.gen != f.saved {
-		f.c.track(f, true)
+	f.detached = true // no block that is staged meanwhile may be the only place of its bytes: it is under the old name
+	return f.props, nil
+}
+
+// EndMove tells that the blob is now under another name and ETag, with the same bytes and blocks; or, with a nil w, that
+// it is not.
+func (f *File) EndMove(name string, w *blob.Written) {
+	defer f.commit.Unlock()
+	f.mu.Lock()
+	f.detached = false
+	if w != nil {
+		f.renamed(name, *w)
+		if f.stage != nil {
+			f.stage.restage()
+		}
+	}
+	f.mu.Unlock()
+	if w == nil || f.lease.name == "" {
+		return
+	}
+	if err := f.takeLease(f.c.ctx); err != nil {
+		f.c.log.Warn("renamed file could not be leased under its new name", "blob", name, "error", err)
 	}
 }

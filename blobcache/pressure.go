@@ -65,7 +65,7 @@ func (f *File) releaseAll() bool { return f.release(1 << 30) }
 func (f *File) release(most int) bool {
 	st := f.stage
 	// The kernel reads an exposed staging file by itself, so nothing of that may go.
-	if st == nil || f.exposed || !st.learned || f.gone {
+	if st == nil || f.exposed || !st.learned || f.gone || f.detached {
 		return false
 	}
 	did := 0
@@ -76,7 +76,8 @@ func (f *File) release(most int) bool {
 				break
 			}
 			b := st.blocks[i]
-			if b == nil || b.staged == 0 || b.staged != b.gen || b.busy != nil || b.size != end-off || !st.valid.covers(off, end) {
+			if b == nil || b.staged == 0 || b.staged != b.gen || b.busy != nil || b.size != end-off || !st.valid.covers(off, end) ||
+				off%grain != 0 || end%grain != 0 {
 				continue
 			}
 			if err := st.release(off, end, b.committed); err != nil {

@@ -117,6 +117,7 @@ func TestUsage(t *testing.T) {
 			if _, err := f.Detach(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			f.Gone()
 			f.Release(true)
 		}},
 		{"sparse", func(t *testing.T, c *Cache, s *service) {
@@ -137,6 +138,7 @@ func TestUsage(t *testing.T) {
 				if _, err := f.Detach(t.Context()); err != nil {
 					t.Fatal(err)
 				}
+				f.Gone()
 			})
 		}},
 		{"damaged", func(t *testing.T, c *Cache, s *service) {

@@ -37,6 +37,7 @@ type stage struct {
 	learned  bool          // the layout is decided; before that no block is uploaded
 	learning chan struct{} // closed when the decision under way is over; nil when there is none
 	asked    bool          // learnAhead is under way
+	local    bool          // blocks are not copied in the service: their source is not what it was
 	blocks   map[int]*block
 	left     []stagedBlock // blocks that an earlier process has uploaded, and that are no blocks of the layout
 	// writer is the first part of every block id of this staging file. It is random, so that two writers of one
@@ -263,10 +264,10 @@ func (s *stage) recount(now int64) {
 }
 
 func (s *stage) truncate(size int64) error {
-	if err := s.file.Truncate(size); err != nil {
+	if err := s.journal.setSize(size); err != nil {
 		return err
 	}
-	if err := s.journal.setSize(size); err != nil {
+	if err := s.file.Truncate(size); err != nil {
 		return err
 	}
 	for _, x := range []*extents{&s.valid, &s.changed, &s.released} {
@@ -302,6 +303,10 @@ func (s *stage) release(off, end int64, committed bool) error {
 		typ = recDropped
 	}
 	if err := s.journal.span(typ, off, end); err != nil {
+		return err
+	}
+	// After a loss of power the ids of the blocks must not be missing where the bytes are.
+	if err := unix.Fdatasync(int(s.journal.file.Fd())); err != nil {
 		return err
 	}
 	if err := s.punch(off, end); err != nil {

@@ -155,7 +155,7 @@ func (f *File) stageBlock(ctx context.Context, st *stage, i int, size int64) err
 			}
 			b.busy = make(chan struct{})
 			f.mu.Unlock()
-			err := f.send(ctx, st, b, off, n)
+			err := f.send(ctx, st, i, b, off, n)
 			f.mu.Lock()
 			close(b.busy)
 			b.busy = nil
@@ -172,37 +172,21 @@ func (f *File) stageBlock(ctx context.Context, st *stage, i int, size int64) err
 	}
 }
 
-// send makes the service hold [off, off+n) as a block. When the program changes it meanwhile, the block counts for
+// send makes the service hold [off, off+n) as block i. When the program changes it meanwhile, the block counts for
 // nothing.
-func (f *File) send(ctx context.Context, st *stage, b *block, off, n int64) error {
-	if err := f.c.uploads.acquire(ctx); err != nil {
-		return err
-	}
-	defer f.c.uploads.release()
+func (f *File) send(ctx context.Context, st *stage, i int, b *block, off, n int64) error {
 	for {
 		f.mu.Lock()
 		gen, id, name := b.gen, st.newID(), f.props.Name
 		src, copied := f.unchanged(st, off, n)
 		f.mu.Unlock()
-		var sums []uint32
-		var err error
-		if copied {
-			err = f.cont.StageBlockFrom(ctx, name, id, src)
-			if blob.Is(err, blob.Unsupported) {
-				f.c.noBlockCopy.Store(true)
-				continue
-			}
-		} else {
-			sums, err = f.upload(ctx, st, name, id, off, n)
-		}
-		if blob.Is(err, blob.BlockIDLength) {
-			if again := f.matchIDs(ctx, st, name, len(id)); again {
-				continue
-			}
+		sums, err := f.sendOnce(ctx, st, name, id, src, copied, off, n)
+		if copied && f.copyRefused(st, err) || blob.Is(err, blob.BlockIDLength) && f.matchIDs(ctx, st, name, len(id)) {
+			continue
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if b.gen != gen || f.props.Name != name {
+		if f.stage != st || st.blocks[i] != b || b.gen != gen || f.props.Name != name {
 			return nil // changed under our hands: the round that follows sees it
 		}
 		if err != nil {
@@ -216,9 +200,43 @@ func (f *File) send(ctx context.Context, st *stage, b *block, off, n int64) erro
 	}
 }
 
+// sendOnce is one try. What the staging file lacks is fetched before an upload takes its turn: fetches wait for memory,
+// and who has that may wait for a turn.
+func (f *File) sendOnce(ctx context.Context, st *stage, name, id string, src blob.Range, copied bool, off, n int64) ([]uint32, error) {
+	if !copied {
+		if err := f.fill(ctx, st, off, off+n); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.c.uploads.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer f.c.uploads.release()
+	if copied {
+		return nil, f.cont.StageBlockFrom(ctx, name, id, src)
+	}
+	return f.upload(ctx, st, name, id, off, n)
+}
+
+// copyRefused reports whether a block has to be uploaded because the service did not copy it: it cannot do so, or
+// somebody has changed the blob that the file is a copy of. Of the blob itself that means that another writer has won.
+func (f *File) copyRefused(st *stage, err error) bool {
+	if blob.Is(err, blob.Unsupported) {
+		f.c.noBlockCopy.Store(true)
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if (blob.Is(err, blob.ConditionNotMet) || blob.Is(err, blob.NotFound)) && f.under.name != f.props.Name {
+		st.local = true
+		return true
+	}
+	return false
+}
+
 // unchanged returns where the service has [off, off+n) already, if it has: then they need not travel. f.mu is held.
 func (f *File) unchanged(st *stage, off, n int64) (blob.Range, bool) {
-	if off+n > f.limit || st.changed.overlaps(off, off+n) || f.c.noBlockCopy.Load() {
+	if off+n > f.limit || st.changed.overlaps(off, off+n) || st.local || f.c.noBlockCopy.Load() {
 		return blob.Range{}, false
 	}
 	if f.c.lastWriterWins && st.valid.covers(off, off+n) {
@@ -227,11 +245,8 @@ func (f *File) unchanged(st *stage, off, n int64) (blob.Range, bool) {
 	return blob.Range{Name: f.under.name, Offset: off, Size: n, Condition: blob.Condition{IfMatch: f.under.etag}}, true
 }
 
-// upload sends [off, off+n) out of the staging file, and returns the checksums of its grains.
+// upload sends [off, off+n) out of the staging file, which has all of it, and returns the checksums of its grains.
 func (f *File) upload(ctx context.Context, st *stage, name, id string, off, n int64) ([]uint32, error) {
-	if err := f.fill(ctx, st, off, off+n); err != nil {
-		return nil, err
-	}
 	slabs := f.c.uploadSlabs(n)
 	if slabs == nil {
 		body := io.NewSectionReader(paddedReader{st.file}, off, n)
@@ -473,6 +488,15 @@ func (r *slabReader) Read(p []byte) (int, error) {
 	n := copy(p, r.parts[r.pos/each][r.pos%each:])
 	r.pos += int64(n)
 	return n, nil
+}
+
+// sum returns the CRC-32C of all of it.
+func (r *slabReader) sum() uint32 {
+	var crc uint32
+	for _, p := range r.parts {
+		crc = crc32.Update(crc, castagnoli, p)
+	}
+	return crc
 }
 
 func (r *slabReader) Seek(off int64, whence int) (int64, error) {

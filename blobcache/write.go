@@ -29,6 +29,7 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) error {
 			err = f.stage.write(p, off)
 		}
 		if err != nil {
+			f.spoiled(off, end)
 			return err
 		}
 		f.size = max(f.size, end)
@@ -36,6 +37,19 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) error {
 		f.stageAhead(off, end)
 		return nil
 	})
+}
+
+// spoiled notes a change that failed: the staging file may have it, in part or as a whole, so that is what the file is
+// within its size, and what the next commit sends. f.mu is held.
+func (f *File) spoiled(off, end int64) {
+	if end > f.size {
+		_ = f.stage.file.Truncate(f.size) // else what lies there would show when the file grows
+	}
+	if end = min(end, f.size); off < end {
+		f.stage.changed.add(off, end)
+		f.stage.mark(off, end)
+		f.changed(off, end)
+	}
 }
 
 // change calls act, with f.mu held, for a change of the bytes that place returns. What has to be committed before is.
@@ -165,7 +179,7 @@ func (f *File) header() header {
 		l = newLayout(f.c.blockSize, f.size)
 	}
 	return header{
-		Version: journalVersion, Container: f.cont.URL(""), PID: os.Getpid(), Began: f.c.now(),
+		Version: journalVersion, Container: f.cont.URL(""), PID: os.Getpid(), Boot: bootID(), Began: f.c.now(),
 		BlockSize: l.first, Every: l.every, Base: f.lower(!f.dirty()), Details: f.details(), Size: f.size,
 	}
 }
@@ -286,6 +300,7 @@ func (f *File) Zero(ctx context.Context, off, n int64) error {
 			return err
 		}
 		if err := f.stage.zero(off, end); err != nil {
+			f.spoiled(off, end)
 			return err
 		}
 		f.changed(off, end)

@@ -123,6 +123,9 @@ func (f *File) commitNow() {
 		f.c.log.Warn("file is not saved in the service yet, trying again", "blob", name, "next_in", next, "error", err)
 		return
 	}
+	if f.dirty() && f.acked == f.gen && f.lost == nil && f.c.writeBack != WriteThrough { // closed meanwhile
+		f.commitLater(f.c.delay)
+	}
 	f.mu.Unlock()
 	if f.Settle() && f.hooks.Idle != nil {
 		f.hooks.Idle(f)

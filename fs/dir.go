@@ -167,13 +167,13 @@ func (v *view) remove(ctx context.Context, n *node, p string, act func(inService
 	if f == nil {
 		return act(true)
 	}
-	isNew, err := f.Detach(ctx)
+	inService, err := f.Detach(ctx)
 	if err != nil {
 		v.log.Warn("an open file cannot be removed or replaced: its readers still need bytes that do not fit into the cache",
 			"path", p, "error", err)
 		return err
 	}
-	if err := act(!isNew); err != nil {
+	if err := act(inService); err != nil {
 		f.Attach()
 		return err
 	}

@@ -78,67 +78,64 @@ func mayReplace(n, target *node, noReplace bool) error {
 // renameFile copies in the service under the source's ETag, then deletes the source. At no instant is neither name
 // there, and the target changes from its old version to the new in one step.
 func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, noReplace bool) error {
-	if f := n.opened(); f != nil && f.State().Dirty {
-		if target == nil && f.Rename(to.path) {
-			// The service has neither name: the first commit will write the new one.
-			if err := v.keepDir(ctx, from.dir, from.name); err != nil {
-				return err
-			}
-			p := n.properties()
-			p.Name = to.path
-			v.moved(n, from, to, blobcache.Entry{Properties: p, Pending: true})
-			return nil
-		}
-		if err := f.Commit(ctx); err != nil {
-			return err
-		}
-	}
 	if err := v.keepDir(ctx, from.dir, from.name); err != nil {
 		return err
 	}
-	p := n.properties()
-	var w blob.Written
-	o := blob.CopyOptions{Source: blob.Condition{IfMatch: p.ETag}}
-	if noReplace {
-		o.Condition.IfNoneMatch = blob.Any
+	f := v.acquire(n, false) // who opens it meanwhile shares it
+	defer v.release(n, f, false)
+	if target == nil && f.Rename(to.path) {
+		// The service has neither name: the first commit will write the new one.
+		p := n.properties()
+		p.Name = to.path
+		v.moved(n, from, to, blobcache.Entry{Properties: p, Pending: true})
+		return nil
 	}
-	defer v.cache.Moving(v.cont, from.path, p.ETag)()
-	doCopy := func() (err error) {
-		w, err = v.cont.Copy(ctx, to.path, from.path, o)
-		return err
-	}
-	var err error
-	if target != nil {
-		err = v.remove(ctx, target, to.path, func(bool) error { return doCopy() })
-	} else {
-		err = doCopy()
-	}
+	p, err := f.BeginMove(ctx)
 	if err != nil {
-		if blob.Is(err, blob.ConditionNotMet) {
-			v.names.Forget(from.path) // somebody changed it: the next try sees their version
-		}
 		return err
 	}
-	if err := v.cont.Delete(ctx, from.path, blob.Condition{IfMatch: p.ETag}); err != nil && !blob.Is(err, blob.NotFound) {
-		v.names.Forget(from.path)
-		v.names.Forget(to.path)
+	w, err := v.moveBlob(ctx, target, from.path, to.path, p, noReplace)
+	if err != nil {
+		f.EndMove("", nil)
 		return err
 	}
-	v.follow(n, from.path, to.path, p, w)
+	v.cache.Moved(v.cont, from.path, p.ETag, to.path, w.ETag)
+	f.EndMove(to.path, &w)
 	p.Name, p.ETag, p.Modified = to.path, w.ETag, w.Modified
 	v.moved(n, from, to, blobcache.Entry{Properties: p})
 	return nil
 }
 
-// follow lets cached bytes and the open file go along to the blob's new name.
-func (v *view) follow(n *node, oldPath, newPath string, p blob.Properties, w blob.Written) {
-	v.cache.Moved(v.cont, oldPath, p.ETag, newPath, w.ETag)
-	if n == nil {
-		return
+// moveBlob copies a blob over another name, and deletes it.
+func (v *view) moveBlob(ctx context.Context, target *node, from, to string, p blob.Properties, noReplace bool) (blob.Written, error) {
+	o := blob.CopyOptions{Source: blob.Condition{IfMatch: p.ETag}}
+	if noReplace {
+		o.Condition.IfNoneMatch = blob.Any
 	}
-	if f := n.opened(); f != nil {
-		f.Renamed(newPath, w)
+	defer v.cache.Moving(v.cont, from, p.ETag)()
+	var w blob.Written
+	doCopy := func(bool) (err error) {
+		w, err = v.cont.Copy(ctx, to, from, o)
+		return err
 	}
+	var err error
+	if target != nil {
+		err = v.remove(ctx, target, to, doCopy)
+	} else {
+		err = doCopy(true)
+	}
+	if err != nil {
+		if blob.Is(err, blob.ConditionNotMet) {
+			v.names.Forget(from) // somebody changed it: the next try sees their version
+		}
+		return w, err
+	}
+	if err := v.cont.Delete(ctx, from, blob.Condition{IfMatch: p.ETag}); err != nil && !blob.Is(err, blob.NotFound) {
+		v.names.Forget(from)
+		v.names.Forget(to)
+		return w, err
+	}
+	return w, nil
 }
 
 // moved brings Names and the node table up to date.
@@ -164,15 +161,17 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 			return err
 		}
 	}
-	nodes := v.nodes.below(n)
-	for c := range nodes {
-		if f := c.opened(); f != nil && f.State().Dirty {
-			if err := f.Commit(ctx); err != nil {
-				return err
-			}
-		}
-	}
 	if err := v.keepDir(ctx, from.dir, from.name); err != nil {
+		return err
+	}
+	nodes := v.nodes.below(n)
+	moving, err := v.beginMoves(ctx, nodes)
+	defer func() {
+		for _, f := range moving { // those that did not come to their end
+			f.EndMove("", nil)
+		}
+	}()
+	if err != nil {
 		return err
 	}
 	blobs, err := v.tree(ctx, from.path, n.getEntry())
@@ -216,7 +215,11 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 	e := blobcache.Entry{Dir: true}
 	for i, b := range blobs {
 		c := byPath[b.Name]
-		v.follow(c, b.Name, newName(b.Name), b, written[i])
+		v.cache.Moved(v.cont, b.Name, b.ETag, newName(b.Name), written[i].ETag)
+		if f := moving[b.Name]; f != nil {
+			f.EndMove(newName(b.Name), &written[i])
+			delete(moving, b.Name)
+		}
 		p := b
 		p.Name, p.ETag, p.Modified = newName(b.Name), written[i].ETag, written[i].Modified
 		if b.Name == from.path {
@@ -226,8 +229,30 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 			c.setEntry(blobcache.Entry{Dir: c.kind == kindDir, Marker: c.kind == kindDir, Properties: p})
 		}
 	}
+	for c, path := range v.nodes.below(n) { // made meanwhile
+		if f := c.opened(); f != nil && f.State().New {
+			f.Rename(newName(path))
+		}
+	}
 	v.moved(n, from, to, e)
 	return nil
+}
+
+// beginMoves commits the open files among nodes and holds their commits. It returns those that are to move by their
+// paths, also when it fails.
+func (v *view) beginMoves(ctx context.Context, nodes map[*node]string) (map[string]*blobcache.File, error) {
+	moving := map[string]*blobcache.File{}
+	for c, path := range nodes {
+		f := c.opened()
+		if f == nil {
+			continue
+		}
+		if _, err := f.BeginMove(ctx); err != nil {
+			return moving, err
+		}
+		moving[path] = f
+	}
+	return moving, nil
 }
 
 // tree returns all blobs of a directory: its markers and everything below.
