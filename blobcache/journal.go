@@ -61,6 +61,7 @@ const (
 	recSum      = 'C' // from, to, CRC-32C: what changed bytes are at the next recFinished
 	recFinished = 'F' // the program closed or synced the file: it is meant to be saved as it is
 	recKept     = 'K' // text: why it could not be saved, and has to wait for somebody
+	recGoing    = 'I' // a byte: 1 if the blob is about to be deleted or replaced, as the program has asked, 0 if it stays
 	recGone     = 'G' // the blob was deleted: there is nothing to save
 )
 
@@ -254,6 +255,7 @@ type record struct {
 	stands   bool   // whatever is written later
 	dirty    bool   // there is something that the service does not have
 	kept     string // why it waits for somebody
+	going    bool   // the blob is about to be deleted or replaced
 	gone     bool
 	stable   *record // at the last time that it was finished to stand
 	length   int64   // of the good part of the journal, bytes
@@ -400,6 +402,8 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		}
 	case recKept:
 		r.kept = string(p)
+	case recGoing:
+		r.going = len(p) > 0 && p[0] == 1
 	case recGone:
 		r.gone = true
 	default:

@@ -292,6 +292,7 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	st.file, st.journal = l.data, &journal{file: l.journal, size: rec.length, salt: rec.salt}
 	st.changed = rec.changed
 	st.valid, st.released = rec.trusted()
+	st.durable.Store(true)                  // as far as this process knows
 	st.count = roundBlock(st.valid.total()) // the process that staged it has counted it
 	st.left = rec.staged
 	st.layout = layout{first: rec.BlockSize, every: rec.Every}
@@ -346,7 +347,7 @@ func (c *Cache) Recover(ctx context.Context, cont blob.Container, hooks Hooks) e
 		}
 		wg.Go(func() {
 			defer slots.release()
-			f.recover(ctx)
+			f.recover(ctx, l.rec.going)
 		})
 	}
 	wg.Wait()
@@ -377,9 +378,34 @@ func (c *Cache) mayRecover(l *left, cont blob.Container) bool {
 	return true
 }
 
+// wentAway reports whether a blob that was about to be deleted or replaced when its process ended is not there any more.
+func (f *File) wentAway(ctx context.Context) bool {
+	f.mu.RLock()
+	p, isNew := f.props, f.isNew
+	f.mu.RUnlock()
+	now, err := f.cont.Properties(ctx, p.Name, blob.Condition{})
+	switch {
+	case blob.Is(err, blob.NotFound):
+		if isNew {
+			return false // nothing has replaced it
+		}
+	case err != nil || !isNew && now.ETag == p.ETag:
+		return false
+	}
+	f.mu.Lock()
+	f.gone = true
+	f.mu.Unlock()
+	f.c.track(f, false)
+	return true
+}
+
 // recover commits a file that an earlier process has left.
-func (f *File) recover(ctx context.Context) {
+func (f *File) recover(ctx context.Context, going bool) {
 	name := f.Name()
+	if going && f.wentAway(ctx) {
+		f.Settle()
+		return
+	}
 	err := f.Commit(ctx)
 	f.mu.RLock()
 	lost := f.lost != nil

@@ -72,6 +72,10 @@ func (f *File) Detach(ctx context.Context) (inService bool, err error) {
 			continue
 		}
 		defer f.mu.Unlock()
+		if err := f.noteGoing(1); err != nil {
+			f.commit.Unlock()
+			return false, err
+		}
 		f.detached = true
 		return !f.isNew || f.tried != nil, nil
 	}
@@ -124,10 +128,22 @@ func (f *File) prepareDetach(ctx context.Context) error {
 	return v.fill(ctx)
 }
 
+// noteGoing puts into the journal whether the blob is about to be deleted or replaced: when it is another one or none
+// after a crash, that was the program's wish, and no other writer's doing. f.mu is held.
+func (f *File) noteGoing(going byte) error {
+	if f.stage == nil || f.gen == f.saved {
+		return nil
+	}
+	return f.stage.journal.add(recGoing, []byte{going})
+}
+
 // Attach takes Detach back.
 func (f *File) Attach() {
 	f.mu.Lock()
 	f.detached = false
+	if err := f.noteGoing(0); err != nil {
+		f.c.log.Warn("a file that is not saved could be taken for deleted after a crash", "blob", f.props.Name, "error", err)
+	}
 	f.mu.Unlock()
 	f.commit.Unlock()
 }

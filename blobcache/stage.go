@@ -92,24 +92,24 @@ type spare struct {
 	journal *journal
 }
 
-// journaled returns a staging file that has only a journal yet.
+// journaled returns a staging file that has only a journal yet. Its id was never used before: people are told ids.
 func (c *Cache) journaled(h header) (*stage, error) {
+	s := c.stageOf(rand.Text())
+	path := c.stagingPath(s.id, extJournal)
 	c.mu.Lock()
-	var x spare
 	if n := len(c.spares); n > 0 {
-		x = c.spares[n-1]
-		c.spares = c.spares[:n-1]
+		if x := c.spares[n-1]; os.Rename(c.stagingPath(x.id, extJournal), path) == nil {
+			s.journal = x.journal
+			c.spares = c.spares[:n-1]
+		}
 	}
 	c.mu.Unlock()
-	for x.journal == nil {
-		x.id = rand.Text()
+	for s.journal == nil {
 		var err error
-		if x.journal, err = openJournal(c.stagingPath(x.id, extJournal)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if s.journal, err = openJournal(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
 	}
-	s := c.stageOf(x.id)
-	s.journal = x.journal
 	s.layout = layout{first: h.BlockSize, every: h.Every}
 	if err := s.journal.begin(h); err != nil {
 		s.drop()
