@@ -128,7 +128,7 @@ func TestJournalOfAnother(t *testing.T) {
 	for hits() < 3 {
 		yield()
 	}
-	id := f.stage.id
+	journal := f.stage.journal
 	if _, err := f.Detach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -138,12 +138,12 @@ func TestJournalOfAnother(t *testing.T) {
 	}
 	want := content(2, 1000)
 	g := create(t, c, s, "b", want)
-	if g.stage.id != id {
+	if g.stage.journal != journal {
 		t.Fatal("the journal was not used again")
 	}
 	close(hold)
 	c.background.Wait()
-	raw, err := os.ReadFile(c.stagingPath(id, extJournal))
+	raw, err := os.ReadFile(c.stagingPath(g.stage.id, extJournal))
 	if err != nil {
 		t.Fatal(err)
 	}
