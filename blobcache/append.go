@@ -47,7 +47,7 @@ func (f *File) convert(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := f.finish(true); err != nil { // soon the only place of these bytes
+	if err := f.finish(true, 0); err != nil { // soon the only place of these bytes
 		return err
 	}
 	f.mu.RLock()
@@ -108,12 +108,17 @@ func (f *File) appendedNothing(ctx context.Context, gen uint64) error {
 		return err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.gen == gen {
+	clean := f.gen == gen
+	if clean {
 		f.saved = gen
 		f.stage.changed = nil
 		f.compact(true)
+	}
+	p := f.props
+	f.mu.Unlock()
+	if clean {
 		f.c.track(f, false)
+		f.hooks.Committed(p, false)
 	}
 	return nil
 }

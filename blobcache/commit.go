@@ -51,6 +51,12 @@ func (f *File) commitLocked(ctx context.Context) error {
 	if !written { // only the metadata changed, while the blob was about to be deleted
 		return f.sendMetadata(ctx, f.Metadata())
 	}
+	f.mu.RLock()
+	unknown := f.tried != nil
+	f.mu.RUnlock()
+	if unknown && f.landed(ctx) && !f.State().Dirty {
+		return nil
+	}
 	err := f.commitOnce(ctx)
 	for try := 0; blob.Is(err, blob.InvalidBlockList) && try < discardedTries; try++ {
 		// Somebody's commit under this name has discarded our uncommitted blocks. The condition of the next
@@ -92,7 +98,7 @@ func (f *File) commitOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := f.finish(false); err != nil {
+	if err := f.finish(false, 0); err != nil {
 		return err
 	}
 	for round := 0; ; round++ {

@@ -42,6 +42,7 @@ func (f *File) CopyFrom(ctx context.Context, src *File, srcOff, off, n int64) (i
 			return err
 		}
 		f.dropBase()
+		f.openBase()
 		f.stage.relearn()
 		f.changed(off, end)
 		did = end - off

@@ -91,7 +91,7 @@ func TestCloseDuringDeletion(t *testing.T) {
 		size      int64 // of the blob that is there; 0 for none
 		lost      bool  // the answer to a commit
 		inService bool
-	}{{"existing", 200 * kib, false, true}, {"new", 0, false, false}} {
+	}{{"existing", 200 * kib, false, true}, {"new", 0, false, false}, {"new, perhaps", 0, true, true}} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newService()
 			c := openCache(t, config(t.TempDir()))
@@ -348,5 +348,39 @@ func TestRefusedChange(t *testing.T) {
 				expectAll(t, openBlob(t, c, s, s.properties(t, "a")), got)
 			})
 		}
+	}
+}
+
+// TestRefusedWrite: a write that the staging file does not take leaves the bytes below as they are.
+func TestRefusedWrite(t *testing.T) {
+	for _, w := range writings[1:] {
+		t.Run(w.name, func(t *testing.T) {
+			s := newService()
+			c := openCache(t, config(t.TempDir()))
+			f, _, want := w.start(t, c, s)
+			c.background.Wait()
+			readOnly, err := os.Open(c.stagingPath(f.stage.id, extData))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer readOnly.Close()
+			f.mu.Lock()
+			file := f.stage.file
+			f.stage.file = readOnly
+			f.mu.Unlock()
+			if err := f.Write(t.Context(), content(20, 300), 100); err == nil {
+				t.Fatal("a write that went nowhere succeeded")
+			}
+			f.mu.Lock()
+			f.stage.file = file
+			f.mu.Unlock()
+			expectAll(t, f, want)
+			if err := f.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			same(t, s.content(t, "a"), want)
+			f.Release(true)
+			expectAll(t, openBlob(t, c, s, s.properties(t, "a")), want)
+		})
 	}
 }

@@ -234,14 +234,13 @@ type State struct {
 	Modified   time.Time       // of the last write, when dirty
 	New        bool            // the service does not have it yet
 	Dirty      bool            // the service does not have all of it
-	Writers    int             // how many have it open for writing
 }
 
 // State returns what the File looks like now.
 func (f *File) State() State {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return State{f.props, f.size, f.modified, f.isNew, f.dirty(), f.writing}
+	return State{f.props, f.size, f.modified, f.isNew, f.dirty()}
 }
 
 // dirty reports whether there is something to commit. f.mu is held.

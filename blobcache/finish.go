@@ -35,8 +35,8 @@ func (f *File) compact(clean bool) {
 
 // finish puts into the journal that the file is meant to be saved as it is, with the checksums of what only the staging
 // file has, so that a later process can save it. With durable the staging file and its journal are on disk afterwards.
-// It does nothing for a file that is being changed.
-func (f *File) finish(durable bool) error {
+// It does nothing for a file that is being changed, or that is not in the state only any more, unless that is 0.
+func (f *File) finish(durable bool, only uint64) error {
 	f.mu.RLock()
 	gen, st := f.gen, f.stage
 	var todo extents
@@ -44,7 +44,7 @@ func (f *File) finish(durable bool) error {
 		todo = st.unsent(f.size <= f.c.putMax)
 	}
 	f.mu.RUnlock()
-	if st == nil {
+	if st == nil || only != 0 && gen != only {
 		return nil
 	}
 	sums, err := st.sums(todo)

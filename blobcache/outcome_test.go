@@ -226,7 +226,8 @@ func TestAppendTakenBack(t *testing.T) {
 	if _, err := s.store.PutAppend("log", bytes.Clone(want), blob.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	f := c.OpenFile(s, s.properties(t, "log"), noHooks)
+	var dirtyAfter []bool
+	f := c.OpenFile(s, s.properties(t, "log"), Hooks{Committed: func(_ blob.Properties, dirty bool) { dirtyAfter = append(dirtyAfter, dirty) }})
 	f.Acquire(true)
 	put(t, f, content(2, 1000), 100*kib)
 	if err := f.Truncate(t.Context(), 100*kib); err != nil {
@@ -239,6 +240,9 @@ func TestAppendTakenBack(t *testing.T) {
 	}
 	if got := s.counts("AppendBlock", "SetMetadata", "Upload"); got != "SetMetadata 1" || f.State().Dirty {
 		t.Errorf("requests: %s; dirty: %v", got, f.State().Dirty)
+	}
+	if len(dirtyAfter) == 0 || dirtyAfter[len(dirtyAfter)-1] {
+		t.Errorf("its owner was told that dirty is %v", dirtyAfter)
 	}
 	expectAll(t, f, want)
 	if !f.Release(true) {
@@ -293,6 +297,52 @@ func TestOneConnectionLittleMemory(t *testing.T) {
 	})
 }
 
+// TestWritesAfterLostAnswer: a sync whose answer was lost is no conflict for the close after further writes.
+func TestWritesAfterLostAnswer(t *testing.T) {
+	more := map[string]func(t *testing.T, f *File, b []byte) []byte{
+		"nothing": func(_ *testing.T, _ *File, b []byte) []byte { return b },
+		"over": func(t *testing.T, f *File, b []byte) []byte {
+			copy(b, put(t, f, content(30, min(700, int64(len(b)))), 0))
+			return b
+		},
+		"append": func(t *testing.T, f *File, b []byte) []byte {
+			return append(b, put(t, f, content(31, 90*kib), int64(len(b)))...)
+		},
+		"cut": func(t *testing.T, f *File, b []byte) []byte {
+			if err := f.Truncate(t.Context(), int64(len(b)/2)); err != nil {
+				t.Fatal(err)
+			}
+			return b[:len(b)/2]
+		},
+	}
+	for _, w := range writings[1:] {
+		for how, on := range more {
+			for _, after := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/%v", w.name, how, after), func(t *testing.T) {
+					s := newService()
+					c := openCache(t, config(t.TempDir()))
+					f, _, want := w.start(t, c, s)
+					for _, op := range []string{"Upload", "CommitBlockList"} {
+						s.faults.Add(blobtest.Fault{Op: op, Err: errService, After: after})
+					}
+					if err := f.Sync(t.Context()); !blob.Is(err, blob.Unavailable) {
+						t.Fatal(err)
+					}
+					s.faults.Clear()
+					want = on(t, f, bytes.Clone(want))
+					if err := f.Flush(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					same(t, s.content(t, "a"), want)
+					expectAll(t, f, want)
+					f.Release(true)
+					expectAll(t, openBlob(t, c, s, s.properties(t, "a")), want)
+				})
+			}
+		}
+	}
+}
+
 // TestDetachOfUnknown: of a new file whose commit has no known outcome the service may have the blob.
 func TestDetachOfUnknown(t *testing.T) {
 	for _, w := range writings[1:4] {
@@ -332,7 +382,7 @@ func TestSourceOfCopyChanged(t *testing.T) {
 		name string
 		size int64
 		cold bool // nothing of the source is cached
-	}{{"small", 10 * kib, false}, {"blocks", 300 * kib, false}, {"cold", 300 * kib, true}} {
+	}{{"small", 10 * kib, false}, {"blocks", 300 * kib, false}, {"large", 2*mib + 7, false}, {"cold", 300 * kib, true}} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newService()
 			c := openCache(t, config(t.TempDir()))

@@ -45,10 +45,17 @@ func (f *File) spoiled(off, end int64) {
 	if end > f.size {
 		_ = f.stage.file.Truncate(f.size) // else what lies there would show when the file grows
 	}
-	if end = min(end, f.size); off < end {
-		f.stage.changed.add(off, end)
-		f.stage.mark(off, end)
-		f.changed(off, end)
+	end = min(end, f.size)
+	for pos := off; pos < end; {
+		to, valid := f.stage.valid.run(pos, end)
+		if !valid && pos < f.limit {
+			pos = min(to, f.limit)
+			continue
+		}
+		f.stage.changed.add(pos, to)
+		f.stage.mark(pos, to)
+		f.changed(pos, to)
+		pos = to
 	}
 }
 

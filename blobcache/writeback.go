@@ -38,6 +38,33 @@ func (f *File) Flush(ctx context.Context) error {
 	return f.settleLocally(ctx)
 }
 
+// FlushLast is Flush for a handle that goes away after its close was answered: what a mapping wrote since is saved. When
+// another handle may just be in the middle of writing, that one's close does it.
+func (f *File) FlushLast(ctx context.Context) error {
+	f.mu.RLock()
+	gen := f.gen
+	skip := !f.dirty() || f.acked == gen || f.writing > 1 || f.lost != nil
+	back := f.c.writeBack != WriteThrough && f.stage != nil
+	f.mu.RUnlock()
+	if skip {
+		return nil
+	}
+	var err error
+	if back {
+		if err = f.finish(true, gen); err == nil {
+			f.mu.Lock()
+			f.commitLater(f.c.delay)
+			f.mu.Unlock()
+		}
+	} else {
+		err = f.commitState(ctx, gen)
+	}
+	if errors.Is(err, errMoved) {
+		return nil
+	}
+	return err
+}
+
 // Sync is what an fsync means.
 func (f *File) Sync(ctx context.Context) error {
 	if f.c.writeBack != WriteBackSync {
@@ -85,7 +112,7 @@ func (f *File) settleOnce(round int) (bool, error) {
 		f.writers.Lock()
 		defer f.writers.Unlock()
 	}
-	if err := f.finish(true); err != nil {
+	if err := f.finish(true, 0); err != nil {
 		return false, err
 	}
 	f.mu.RLock()

@@ -294,8 +294,8 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Statu
 // here, unless another handle may just be in the middle of writing.
 func (fs *fileSystem) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	h := fs.handles.remove(in.Fh)
-	if s := h.file.State(); h.write && s.Dirty && s.Writers == 1 {
-		fs.status("release", h.node, "", h.file.Flush(context.Background()))
+	if h.write {
+		fs.status("release", h.node, "", h.file.FlushLast(context.Background()))
 	}
 	fs.passthrough.leave(h.node)
 	fs.release(h.node, h.file, h.write)
