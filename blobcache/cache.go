@@ -77,7 +77,6 @@ type Cache struct {
 	downloads semaphore
 	uploads   semaphore
 	evicted   atomic.Int64
-	sending   atomic.Int64 // bytes of blocks that are sent out of memory
 	// inBackground bounds the commits after a close was answered.
 	inBackground semaphore
 	sent         signal      // a block has been uploaded, or could not be

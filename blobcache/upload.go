@@ -247,43 +247,12 @@ func (f *File) unchanged(st *stage, off, n int64) (blob.Range, bool) {
 
 // upload sends [off, off+n) out of the staging file, which has all of it, and returns the checksums of its grains.
 func (f *File) upload(ctx context.Context, st *stage, name, id string, off, n int64) ([]uint32, error) {
-	slabs := f.c.uploadSlabs(n)
-	if slabs == nil {
-		body := io.NewSectionReader(paddedReader{st.file}, off, n)
-		sums, err := grainSums(body, n)
-		if err != nil {
-			return nil, err
-		}
-		return sums, f.cont.StageBlock(ctx, name, id, body, n)
-	}
-	defer f.c.returnSlabs(slabs, n)
-	body, err := loadSlabs(slabs, n, func(p []byte, at int64) error { return st.readAt(p, off+at) })
-	if err != nil {
-		return nil, err
-	}
+	body := io.NewSectionReader(paddedReader{st.file}, off, n)
 	sums, err := grainSums(body, n)
 	if err != nil {
 		return nil, err
 	}
 	return sums, f.cont.StageBlock(ctx, name, id, body, n)
-}
-
-// uploadSlabs returns memory for a block that is sent, if there is some to spare: a block is read three times, for two
-// checksums and to be sent, and reading it once takes a fifth off the processor's time. At most half of the budget is
-// used so. nil means that the block is read from the staging file.
-func (c *Cache) uploadSlabs(n int64) []*slab {
-	if c.sending.Add(n) <= c.budget.limit/2 {
-		if slabs := c.budget.try(n); slabs != nil {
-			return slabs
-		}
-	}
-	c.sending.Add(-n)
-	return nil
-}
-
-func (c *Cache) returnSlabs(slabs []*slab, n int64) {
-	c.budget.put(slabs)
-	c.sending.Add(-n)
 }
 
 // loadSlabs fills slabs with n bytes and returns them as a body. read fills its buffer from an offset of the body.
