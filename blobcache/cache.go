@@ -219,6 +219,7 @@ func (f *File) saveLast(ctx context.Context) error {
 		id = f.stage.id
 		f.stage.leave()
 		f.setStage(nil)
+		f.left = true
 	}
 	if f.lost != nil {
 		return nil // it is kept, as the log has said

@@ -39,7 +39,7 @@ func (f *File) commitState(ctx context.Context, only uint64) error {
 // commitLocked is Commit with f.commit held.
 func (f *File) commitLocked(ctx context.Context) error {
 	f.mu.RLock()
-	lost, dirty := f.lost, f.dirty()
+	lost, dirty, left := f.lost, f.dirty(), f.left
 	written := f.stage != nil || f.isNew
 	f.mu.RUnlock()
 	if !dirty {
@@ -47,6 +47,9 @@ func (f *File) commitLocked(ctx context.Context) error {
 	}
 	if lost != nil {
 		return lost
+	}
+	if left {
+		return errClosed
 	}
 	if !written { // only the metadata changed, while the blob was about to be deleted
 		return f.sendMetadata(ctx, f.Metadata())

@@ -51,6 +51,7 @@ type File struct {
 	since    time.Time         // when it became dirty
 	later    *time.Timer       // commits it in the background
 	wait     time.Duration     // between the last two attempts of that
+	left     bool              // Close has left the staging file to the next process: nothing is committed any more
 	exposed  bool              // the kernel reads a backing file by itself, until users is 0
 	users    int               // Acquire less Release
 	writing  int               // those of them that may write

@@ -101,6 +101,9 @@ func (f *File) prepare(size int64) error {
 	if f.lost != nil {
 		return f.lost // it could never be committed: say so before more is written
 	}
+	if f.left {
+		return errClosed
+	}
 	if f.stage == nil {
 		// The base must be open before the first write: the blob's name and ETag change with the commit.
 		f.openBase()
