@@ -101,7 +101,7 @@ func (f *File) commitOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := f.finish(false, 0); err != nil {
+	if err := f.finish(false, f.only); err != nil {
 		return err
 	}
 	for round := 0; ; round++ {

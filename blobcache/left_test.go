@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -427,4 +428,28 @@ func TestRecoverLandedAgain(t *testing.T) {
 			t.Fatalf("process %d: left: %+v, error %v", i, all, err)
 		}
 	}
+}
+
+// TestBackgroundNotFinished: a commit in the background whose turn comes when the file is being written anew does not
+// note that as meant to be saved.
+func TestBackgroundNotFinished(t *testing.T) {
+	s, cfg := newService(), writeBackConfig(t.TempDir())
+	c, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, _, want := writings[1].start(t, c, s)
+	if err := f.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	closed := f.gen
+	if err := f.Truncate(t.Context(), 0); err != nil { // has saved what was closed
+		t.Fatal(err)
+	}
+	if err := f.commitState(t.Context(), closed); !errors.Is(err, errMoved) {
+		t.Errorf("commit of a state that is gone: %v", err)
+	}
+	crash(c)
+	recoverAll(t, openCache(t, cfg), s)
+	same(t, s.content(t, "a"), want)
 }
