@@ -18,7 +18,7 @@ import (
 )
 
 // save writes the content of a file to a path.
-func (c *recoverCommand) save(ctx context.Context, args []string) (err error) {
+func (c *recoverCommand) save(ctx context.Context, args []string) error {
 	id, path := args[0], args[1]
 	l, err := c.find(id)
 	if err != nil {
@@ -29,16 +29,13 @@ func (c *recoverCommand) save(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer closeCont()
-	cache, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cache.Close(context.WithoutCancel(ctx))) }()
-	if path == "-" {
-		return cache.Save(ctx, id, cont, c.stdout)
-	}
-	err = writeFile(path, c.force, func(w io.Writer) error { return cache.Save(ctx, id, cont, w) })
-	if err != nil {
+	err = c.withCache(ctx, func(cache *blobcache.Cache) error {
+		if path == "-" {
+			return cache.Save(ctx, id, cont, c.stdout)
+		}
+		return writeFile(path, c.force, func(w io.Writer) error { return cache.Save(ctx, id, cont, w) })
+	})
+	if err != nil || path == "-" {
 		return err
 	}
 	_, err = fmt.Fprintf(c.stdout, "Saved %d bytes to %s. They are still kept as %s: blobmount recover --cache-dir %s discard %s --yes\n",
@@ -91,7 +88,7 @@ func rename(from, to string, replace bool) error {
 }
 
 // retry sends a file to the service.
-func (c *recoverCommand) retry(ctx context.Context, args []string) (err error) {
+func (c *recoverCommand) retry(ctx context.Context, args []string) error {
 	l, err := c.find(args[0])
 	if err != nil {
 		return err
@@ -105,14 +102,15 @@ func (c *recoverCommand) retry(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer closeCont()
-	cache, err := c.open()
+	err = c.withCache(ctx, func(cache *blobcache.Cache) error {
+		hooks := blobcache.Hooks{Stamp: fs.Stamp, Committed: func(blob.Properties, bool) {}}
+		if err := cache.Retry(ctx, l.ID, cont, hooks); err != nil {
+			return c.explain(l, err)
+		}
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	defer func() { err = errors.Join(err, cache.Close(context.WithoutCancel(ctx))) }()
-	hooks := blobcache.Hooks{Stamp: fs.Stamp, Committed: func(blob.Properties, bool) {}}
-	if err := cache.Retry(ctx, l.ID, cont, hooks); err != nil {
-		return c.explain(l, err)
 	}
 	_, err = fmt.Fprintf(c.stdout, "Sent %d bytes to %s.\n", l.Size, blobURL(l))
 	return err
@@ -145,13 +143,17 @@ func (c *recoverCommand) discard(_ context.Context, args []string) error {
 	return blobcache.Discard(c.cacheDir, l.ID)
 }
 
-// open opens the cache directory beside the mounts that use it. They keep their own bounds: a lower one here would evict
-// what they may keep.
-func (c *recoverCommand) open() (*blobcache.Cache, error) {
+// withCache opens the cache directory beside the mounts that use it, for do. They keep their own bounds: a lower one here
+// would evict what they may keep.
+func (c *recoverCommand) withCache(ctx context.Context, do func(*blobcache.Cache) error) error {
 	var config Config
 	newFlags(&config, c.uid, c.gid) // for the default size of blocks
-	return blobcache.Open(blobcache.Config{
+	cache, err := blobcache.Open(blobcache.Config{
 		Dir: c.cacheDir, Size: math.MaxInt64 / 2, Memory: blobcache.MinMemory, BlockSize: int64(config.BlockSize),
 		LastWriterWins: c.lastWriterWins, Log: slog.New(slog.DiscardHandler), // errors say it
 	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(cache), cache.Close(context.WithoutCancel(ctx)))
 }
