@@ -108,18 +108,14 @@ func (f *File) appendedNothing(ctx context.Context, gen uint64) error {
 		return err
 	}
 	f.mu.Lock()
-	clean := f.gen == gen
-	if clean {
-		f.saved = gen
-		f.stage.changed = nil
-		f.compact(true)
+	if f.gen != gen {
+		f.mu.Unlock()
+		return nil
 	}
-	p := f.props
-	f.mu.Unlock()
-	if clean {
-		f.c.track(f, false)
-		f.hooks.Committed(p, false)
-	}
+	f.saved = gen
+	f.stage.changed = nil
+	f.compact(true)
+	f.report(true)
 	return nil
 }
 
@@ -139,11 +135,5 @@ func (f *File) appended(w blob.Written, size int64, all bool, gen uint64) {
 		f.stage.changed.remove(0, size)
 	}
 	f.compact(clean)
-	p, st := f.props, f.stage
-	f.mu.Unlock()
-	f.syncNote(st)
-	if clean {
-		f.c.track(f, false)
-	}
-	f.hooks.Committed(p, !clean)
+	f.report(clean)
 }

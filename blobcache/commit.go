@@ -220,11 +220,10 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 		return false, err
 	}
 	name, gen, o := f.props.Name, f.gen, f.options()
-	f.upTo = size
-	moved := f.only != 0 && f.only != gen
+	moved := f.snapshot(size)
 	f.mu.Unlock()
-	if moved {
-		return false, errMoved
+	if moved != nil {
+		return false, moved
 	}
 	if err := f.c.uploads.acquire(ctx); err != nil {
 		return false, err
@@ -267,11 +266,10 @@ func (f *File) commitBlocks(ctx context.Context) error {
 		f.mu.Lock()
 		ids, ok := f.list(size)
 		name, gen, o := f.props.Name, f.gen, f.options()
-		f.upTo = size
-		moved := f.only != 0 && f.only != gen
+		moved := f.snapshot(size)
 		f.mu.Unlock()
-		if moved {
-			return errMoved
+		if moved != nil {
+			return moved
 		}
 		if !ok {
 			continue
@@ -284,6 +282,16 @@ func (f *File) commitBlocks(ctx context.Context) error {
 		f.done(w, o, size, gen, ids)
 		return nil
 	}
+}
+
+// snapshot notes that size bytes are about to be committed as they are now. It fails with errMoved if that is not the state
+// that is wanted. f.mu and f.commit are held.
+func (f *File) snapshot(size int64) error {
+	f.upTo = size
+	if f.only != 0 && f.only != f.gen {
+		return errMoved
+	}
+	return nil
 }
 
 // trying notes what is about to be committed.
@@ -302,7 +310,7 @@ func (f *File) list(size int64) ([]string, bool) {
 	for i := range cap(ids) {
 		b := f.stage.blocks[i]
 		off, end := f.stage.layout.span(i)
-		if b == nil || b.staged == 0 || b.staged != b.gen || b.size != min(end, size)-off {
+		if !b.current() || b.size != min(end, size)-off {
 			return nil, false
 		}
 		ids = append(ids, b.id)
@@ -363,6 +371,11 @@ func (f *File) done(w blob.Written, o blob.WriteOptions, size int64, gen uint64,
 		st.committed(ids)
 		f.compact(clean)
 	}
+	f.report(clean)
+}
+
+// report tells of a commit that was noted, and whether there are no later changes. f.mu is held, and let go.
+func (f *File) report(clean bool) {
 	p, st := f.props, f.stage
 	f.mu.Unlock()
 	f.syncNote(st)

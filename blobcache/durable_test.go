@@ -142,10 +142,7 @@ func TestCloseDuringDeletion(t *testing.T) {
 // next process finds no damage where only the service has the bytes.
 func TestRecoverReleased(t *testing.T) {
 	s, cfg := newService(), writeBackConfig(t.TempDir())
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	s.faults.Add(blobtest.Fault{Op: "StageBlock", Err: errService}) // not ahead: there are to be checksums of all
 	want := content(1, 200*kib)
 	f := create(t, c, s, "a", want)
@@ -178,10 +175,7 @@ func TestRecoverReleased(t *testing.T) {
 func TestPowerCutBehindBlocks(t *testing.T) {
 	for _, size := range []int64{200 * kib, mib + 100} {
 		s, cfg := newService(), config(t.TempDir())
-		c, err := Open(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := openCache(t, cfg)
 		want := content(1, size)
 		f := create(t, c, s, "a", want)
 		c.background.Wait()
@@ -225,10 +219,7 @@ func TestPowerCutAfterSync(t *testing.T) {
 			bootID = boot
 			s, cfg := newService(), writeBackConfig(t.TempDir())
 			cfg.WriteBack = WriteBackSync
-			c, err := Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := openCache(t, cfg)
 			f := create(t, c, s, "a", synced)
 			if err := f.Sync(t.Context()); err != nil {
 				t.Fatal(err)
@@ -264,10 +255,7 @@ func TestPowerCutSyncedBlock(t *testing.T) {
 	t.Cleanup(func() { bootID = boot })
 	s, cfg := newService(), writeBackConfig(t.TempDir())
 	cfg.WriteBack = WriteBackSync
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	want := content(1, 200*kib)
 	f := create(t, c, s, "a", want)
 	c.background.Wait()

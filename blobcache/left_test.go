@@ -25,10 +25,7 @@ func TestRecover(t *testing.T) {
 	for _, w := range writings {
 		t.Run(w.name, func(t *testing.T) {
 			s, cfg := newService(), writeBackConfig(t.TempDir())
-			c, err := Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := openCache(t, cfg)
 			f, base, want := w.start(t, c, s)
 			if err := f.Flush(t.Context()); err != nil {
 				t.Fatal(err)
@@ -54,10 +51,7 @@ func TestRecoverUnfinished(t *testing.T) {
 	for _, w := range writings[1:] {
 		t.Run(w.name, func(t *testing.T) {
 			s, cfg := newService(), config(t.TempDir())
-			c, err := Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := openCache(t, cfg)
 			_, base, want := w.start(t, c, s)
 			crash(c)
 			c = openCache(t, cfg)
@@ -89,10 +83,7 @@ func TestRecoverUnfinished(t *testing.T) {
 // TestRecoverConflict: when somebody else has changed the blob, their version stays and ours is kept.
 func TestRecoverConflict(t *testing.T) {
 	s, cfg := newService(), writeBackConfig(t.TempDir())
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	f, _, want := writings[4].start(t, c, s)
 	if err := f.Flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -129,10 +120,7 @@ func TestRecoverLanded(t *testing.T) {
 	for _, w := range writings[1:] {
 		t.Run(w.name, func(t *testing.T) {
 			s, cfg := newService(), config(t.TempDir())
-			c, err := Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := openCache(t, cfg)
 			f, _, want := w.start(t, c, s)
 			for _, op := range []string{"Upload", "CommitBlockList"} {
 				s.faults.Add(blobtest.Fault{Op: op, Err: &blob.Error{Code: blob.Unavailable}, After: true})
@@ -163,10 +151,7 @@ func TestPowerCut(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, cfg := newService(), config(t.TempDir())
-			c, err := Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := openCache(t, cfg)
 			f, _, _ := writings[1].start(t, c, s)
 			s.faults.Add(blobtest.Fault{Op: "Upload", Err: &blob.Error{Code: blob.Unavailable}})
 			if f.Flush(t.Context()) == nil {
@@ -192,10 +177,7 @@ func TestPowerCut(t *testing.T) {
 // TestRecoverDeleted: a file that was deleted before it was saved does not come back.
 func TestRecoverDeleted(t *testing.T) {
 	s, cfg := newService(), writeBackConfig(t.TempDir())
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	f, _, _ := writings[1].start(t, c, s)
 	if err := f.Flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -250,10 +232,7 @@ func theNone(t *testing.T, dir string) {
 // TestWriteBackOrder: what comes after a close that was answered for waits until the service has what was closed.
 func TestWriteBackOrder(t *testing.T) {
 	s, cfg := newService(), writeBackConfig(t.TempDir())
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	f, _, want := writings[1].start(t, c, s)
 	if err := f.Flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -297,10 +276,7 @@ func crashAt(t *testing.T, w writing, mode WriteBack, n int, after bool) bool {
 	t.Helper()
 	s, cfg := newService(), writeBackConfig(t.TempDir())
 	cfg.WriteBack = mode
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	hits := s.faults.Add(blobtest.Fault{Nth: n, After: after, Err: blobtest.Err("ServerBusy")})
 	f, base, want := w.start(t, c, s)
 	answer := f.Flush(t.Context())
@@ -332,10 +308,7 @@ func crashAt(t *testing.T, w writing, mode WriteBack, n int, after bool) bool {
 // after a crash the name is there, and what was written is kept.
 func TestWriteBackEmpty(t *testing.T) {
 	s, cfg := newService(), writeBackConfig(t.TempDir())
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
 	f.Acquire(true)
 	if err := f.Flush(t.Context()); err != nil {
@@ -365,10 +338,7 @@ func TestWriteBackEmpty(t *testing.T) {
 func TestRecoverLandedSync(t *testing.T) {
 	for lost := 1; lost <= 12; lost++ {
 		s, cfg := newService(), config(t.TempDir())
-		c, err := Open(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := openCache(t, cfg)
 		f := c.CreateFile(s, blob.Properties{Name: "log"}, noHooks)
 		f.Acquire(true)
 		var want []byte
@@ -402,10 +372,7 @@ func TestRecoverLandedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 20 {
-		c, err := Open(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := openCache(t, cfg)
 		f := c.OpenFile(s, s.properties(t, "log"), noHooks)
 		f.Acquire(true)
 		for k := range 3 {
@@ -434,10 +401,7 @@ func TestRecoverLandedAgain(t *testing.T) {
 // note that as meant to be saved.
 func TestBackgroundNotFinished(t *testing.T) {
 	s, cfg := newService(), writeBackConfig(t.TempDir())
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	f, _, want := writings[1].start(t, c, s)
 	if err := f.Flush(t.Context()); err != nil {
 		t.Fatal(err)

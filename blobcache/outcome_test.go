@@ -44,10 +44,7 @@ func (s *service) replaceBlock(t *testing.T, name string, i int) []byte {
 func TestReplacedAfterLanding(t *testing.T) {
 	for _, dies := range []bool{false, true} {
 		s, cfg := newService(), config(t.TempDir())
-		c, err := Open(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := openCache(t, cfg)
 		sizes := make([]int64, 20)
 		for i := range sizes {
 			sizes[i] = 64 * kib
@@ -95,10 +92,7 @@ func TestReplacedAfterLanding(t *testing.T) {
 func TestRecoverNameOfOthers(t *testing.T) {
 	s, cfg := newService(), writeBackConfig(t.TempDir())
 	cfg.LastWriterWins = true
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
 	f.Acquire(true)
 	if err := f.Flush(t.Context()); err != nil {
@@ -118,10 +112,7 @@ func TestRecoverNameOfOthers(t *testing.T) {
 // another file has by then.
 func TestJournalOfAnother(t *testing.T) {
 	s, cfg := newService(), config(t.TempDir())
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCache(t, cfg)
 	hold := make(chan struct{})
 	hits := s.faults.Add(blobtest.Fault{Op: "StageBlock", Wait: hold})
 	f := create(t, c, s, "a", content(1, 200*kib))
@@ -258,10 +249,7 @@ func TestOneConnectionLittleMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, cfg := newService(), config(dir)
 		cfg.Memory, cfg.BlockSize, cfg.Connections = MinMemory, 8*mib, 1
-		c, err := Open(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := openCache(t, cfg)
 		if _, err := s.store.PutSynthetic("base", 16*mib, blobtest.Random(1), blob.WriteOptions{}); err != nil {
 			t.Fatal(err)
 		}

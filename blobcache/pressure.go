@@ -76,7 +76,7 @@ func (f *File) release(most int) bool {
 				break
 			}
 			b := st.blocks[i]
-			if b == nil || b.staged == 0 || b.staged != b.gen || b.busy != nil || b.size != end-off || !st.valid.covers(off, end) ||
+			if !b.current() || b.busy != nil || b.size != end-off || !st.valid.covers(off, end) ||
 				off%grain != 0 || end%grain != 0 {
 				continue
 			}
@@ -94,12 +94,8 @@ func (f *File) release(most int) bool {
 func (f *File) sendComplete() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	st := f.stage
-	if st == nil {
-		return
-	}
-	for _, x := range st.changed {
-		f.stageAhead(x.off, min(x.end+1, f.size))
+	if f.stage != nil {
+		f.stageChanged()
 	}
 }
 

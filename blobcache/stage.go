@@ -59,6 +59,9 @@ type block struct {
 	ahead     bool          // it was uploaded while the program was writing; only once for each block
 }
 
+// current reports whether the service holds the block in its present state. A nil block is none.
+func (b *block) current() bool { return b != nil && b.staged != 0 && b.staged == b.gen }
+
 // The extensions of staging files.
 const (
 	extData    = ".data"
@@ -367,7 +370,7 @@ func (s *stage) knownSum(off, n int64) (uint32, bool) {
 	i := s.layout.index(off)
 	b := s.blocks[i]
 	from, _ := s.layout.span(i)
-	if b == nil || b.staged == 0 || b.staged != b.gen || (off-from)%grain != 0 || off+n > from+b.size {
+	if !b.current() || (off-from)%grain != 0 || off+n > from+b.size {
 		return 0, false
 	}
 	if g := (off - from) / grain; g < int64(len(b.sums)) {

@@ -149,7 +149,7 @@ func (f *File) stageBlock(ctx context.Context, st *stage, i int, size int64) err
 		}
 		busy := b.busy
 		if busy == nil {
-			if b.staged == b.gen && b.size == n {
+			if b.current() && b.size == n {
 				f.mu.Unlock()
 				return nil
 			}
@@ -324,9 +324,14 @@ func (f *File) learnAhead(st *stage) {
 		return
 	}
 	if f.stage == st {
-		for _, x := range st.changed {
-			f.stageAhead(x.off, min(x.end+1, f.size))
-		}
+		f.stageChanged()
+	}
+}
+
+// stageChanged is stageAhead for everything that differs from the base. f.mu is held.
+func (f *File) stageChanged() {
+	for _, x := range f.stage.changed {
+		f.stageAhead(x.off, min(x.end+1, f.size))
 	}
 }
 

@@ -1,0 +1,264 @@
+package blobcache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"blobmount/blobcache/blob"
+)
+
+// What is done with staging files that earlier processes have left.
+
+// file returns a File for a staging file, which must have a record. It is dirty, nobody has it open, and it owns l.
+func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
+	rec := l.rec
+	if l.data == nil {
+		var err error
+		if l.data, err = os.OpenFile(c.stagingPath(l.ID, extData), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.journal.Truncate(rec.length); err != nil { // what is cut off must not be taken for a record
+		return nil, err
+	}
+	d, b := rec.Details, rec.Base
+	f := &File{c: c, cont: cont, hooks: hooks, isNew: b.New, size: rec.Size, modified: d.Modified,
+		under: lower{b.From, b.FromETag, b.FromSize}, limit: b.Limit, gen: 2, saved: 1, since: l.Changed}
+	f.props = blob.Properties{Name: b.Name, ETag: b.ETag, Kind: b.Kind, Size: b.FromSize, Headers: d.Headers,
+		Metadata: d.Metadata, Tier: d.Tier, TierInferred: d.Tier == "", TagCount: d.TagCount}
+	if rec.finished {
+		f.acked = f.gen
+	}
+	st := c.stageOf(l.ID)
+	st.file, st.journal = l.data, &journal{file: l.journal, size: rec.length, salt: rec.salt}
+	st.changed = rec.changed
+	st.valid, st.released = rec.trusted()
+	st.durable.Store(true)                  // as far as this process knows
+	st.count = roundBlock(st.valid.total()) // the process that staged it has counted it
+	st.left = rec.staged
+	st.layout = layout{first: rec.BlockSize, every: rec.Every}
+	f.setStage(st)
+	if f.limit == 0 && rec.BlockSize > 0 {
+		if err := f.layOut(st.layout, nil); err != nil {
+			return nil, err
+		}
+	}
+	c.track(f, true)
+	return f, nil
+}
+
+// recoverAtOnce is how many files are committed at once when a mount begins.
+const recoverAtOnce = 8
+
+// Recover commits what earlier processes have left finished for a container, and tells the log of what has to wait for
+// somebody. It returns when all is done or ctx ends; what is not committed then is tried again in the background.
+func (c *Cache) Recover(ctx context.Context, cont blob.Container, hooks Hooks) error {
+	ids, err := leftIDs(c.dir)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	slots := make(semaphore, recoverAtOnce)
+	for _, id := range ids {
+		l, err := openLeft(c.dir, id, true)
+		if errors.Is(err, errInUse) || errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		whole := c.mayRecover(l, cont)
+		nameOnly := l.State == LeftUnfinished && l.rec.named && l.Container == cont.URL("")
+		if !whole && !nameOnly {
+			l.close()
+			continue
+		}
+		f, err := c.file(l, cont, hooks)
+		if err != nil {
+			l.close()
+			return err
+		}
+		if nameOnly {
+			f.recoverName(ctx)
+			continue
+		}
+		if slots.acquire(context.WithoutCancel(ctx)) != nil {
+			break
+		}
+		wg.Go(func() {
+			defer slots.release()
+			f.recover(ctx, l.rec.going)
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+// mayRecover decides what becomes of a staging file, and reports whether it is to be committed.
+func (c *Cache) mayRecover(l *left, cont blob.Container) bool {
+	if l.rec == nil {
+		c.log.Warn("a journal cannot be read and is left alone", "id", l.ID, "dir", c.staging, "error", l.Reason)
+		return false
+	}
+	if l.Container != cont.URL("") {
+		return false
+	}
+	if !l.worthSaving() {
+		if err := l.remove(c.dir); err != nil {
+			c.log.Warn("a staging file that is not needed any more cannot be deleted", "id", l.ID, "error", err)
+		}
+		c.space.release(roundBlock(l.Here))
+		return false
+	}
+	if l.State != LeftFinished {
+		c.log.Warn("a file that was not saved needs your decision: see blobmount recover --cache-dir "+c.dir+" list",
+			"id", l.ID, "state", l.State.String(), "blob", l.Name, "bytes", l.Size, "reason", l.Reason)
+		return false
+	}
+	return true
+}
+
+// wentAway reports whether a blob that was about to be deleted or replaced when its process ended is not there any more.
+func (f *File) wentAway(ctx context.Context) bool {
+	f.mu.RLock()
+	p, isNew := f.props, f.isNew
+	f.mu.RUnlock()
+	now, err := f.cont.Properties(ctx, p.Name, blob.Condition{})
+	switch {
+	case blob.Is(err, blob.NotFound):
+		if isNew {
+			return false // nothing has replaced it
+		}
+	case err != nil || !isNew && now.ETag == p.ETag:
+		return false
+	}
+	f.mu.Lock()
+	f.gone = true
+	f.mu.Unlock()
+	f.c.track(f, false)
+	return true
+}
+
+// recover commits a file that an earlier process has left.
+func (f *File) recover(ctx context.Context, going bool) {
+	name := f.Name()
+	if going && f.wentAway(ctx) {
+		f.Settle()
+		return
+	}
+	err := f.Commit(ctx)
+	f.mu.RLock()
+	lost := f.lost != nil
+	f.mu.RUnlock()
+	switch {
+	case err == nil:
+		f.c.log.Info("saved what an earlier mount had left", "blob", name, "bytes", f.State().Size)
+	case !lost:
+		f.c.log.Warn("what an earlier mount had left is not saved yet, trying again", "blob", name, "error", err)
+	}
+	f.Settle() // tries again if need be
+}
+
+// recoverName makes the empty file that a close was answered for, of one that was written to since and not closed. What
+// was written is kept.
+func (f *File) recoverName(ctx context.Context) {
+	defer f.putBack()
+	f.mu.RLock()
+	o := f.options()
+	f.mu.RUnlock()
+	o.Condition = blob.Condition{IfNoneMatch: blob.Any} // whoever wins otherwise: an empty file replaces nothing
+	w, err := f.cont.Upload(ctx, f.props.Name, bytes.NewReader(nil), 0, o)
+	if blob.Is(err, blob.Exists) {
+		return // saved before
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.isNew, f.props.ETag = false, w.ETag
+		err = f.noteBase(false)
+	}
+	if err != nil {
+		f.c.log.Warn("an empty file that an earlier mount had left is not saved, the next mount tries again", "blob", f.props.Name, "error", err)
+	}
+}
+
+// Save writes the content of a staging file to w. Bytes that were not written are those of the version that the file was
+// made from: they come from the cache or else from cont. Nothing changes.
+func (c *Cache) Save(ctx context.Context, id string, cont blob.Container, w io.Writer) error {
+	f, err := c.openLeftFile(id, cont, LeftUnreadable)
+	if err != nil {
+		return err
+	}
+	defer f.putBack()
+	if n := f.stage.released.total(); n > 0 {
+		return fmt.Errorf("%d bytes of %s are only in blocks of the service that are not committed: commit it with blobmount recover retry %s", n, id, id)
+	}
+	buf := make([]byte, largeSlab)
+	for off := int64(0); off < f.size; {
+		d, err := f.Read(ctx, buf, off)
+		if err != nil {
+			return fmt.Errorf("bytes from %d on of the version that the file was made from cannot be had: %w", off, err)
+		}
+		for _, b := range d.Bytes {
+			if _, err := w.Write(b); err != nil {
+				d.Done()
+				return err
+			}
+		}
+		off += int64(d.Len())
+		d.Done()
+	}
+	return nil
+}
+
+// Retry commits a staging file, whatever its state but LeftDamaged, as long as the blob is what it was made from; with
+// LastWriterWins in the Config, whatever the blob is.
+func (c *Cache) Retry(ctx context.Context, id string, cont blob.Container, hooks Hooks) error {
+	f, err := c.openLeftFile(id, cont, LeftDamaged)
+	if err != nil {
+		return err
+	}
+	f.hooks = hooks
+	if err := f.Commit(ctx); err != nil {
+		f.putBack()
+		return err
+	}
+	f.Settle()
+	return nil
+}
+
+// openLeftFile returns a File for a staging file that somebody has named, unless it is in a state that is refused.
+func (c *Cache) openLeftFile(id string, cont blob.Container, refused LeftState) (*File, error) {
+	l, err := findLeft(c.dir, id)
+	if err != nil {
+		return nil, err
+	}
+	if l.rec == nil || l.State == refused {
+		l.close()
+		return nil, fmt.Errorf("%s is %s: %s", id, l.State, l.Reason)
+	}
+	f, err := c.file(l, cont, Hooks{Committed: func(blob.Properties, bool) {}})
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// putBack leaves a staging file to others again.
+func (f *File) putBack() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.c.track(f, false)
+	f.dropBase()
+	if f.stage != nil {
+		f.stage.leave()
+		f.setStage(nil)
+	}
+	f.saved = f.gen
+}
