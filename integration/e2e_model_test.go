@@ -216,22 +216,30 @@ func (m *model) mapped(off int64, size int) error {
 	if off >= end {
 		return nil
 	}
-	mem, err := unix.Mmap(int(m.file.Fd()), from, int(end-from), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mapping, err := mounttest.Map(m.file, from, int(end-from), true)
 	if err != nil {
 		return err
 	}
-	if err := same(mem, m.content[from:end]); err != nil {
-		return errors.Join(err, unix.Munmap(mem))
+	return errors.Join(m.through(mapping, int(off-from), m.content[from:end]), mapping.Close())
+}
+
+// through compares a mapping with what it must hold, and changes it from byte at on.
+func (m *model) through(mapping *mounttest.Mapping, at int, content []byte) error {
+	got := make([]byte, len(content))
+	if err := mapping.Read(got, 0); err != nil {
+		return err
 	}
-	b := m.bytes(int(end - off))
-	copy(mem[off-from:], b)
-	copy(m.content[off:], b)
+	if err := same(got, content); err != nil {
+		return err
+	}
+	copy(content[at:], m.bytes(len(content)-at))
+	if err := mapping.Write(content[at:], at); err != nil {
+		return err
+	}
 	if m.random.IntN(2) == 0 {
-		if err := unix.Msync(mem, unix.MS_SYNC); err != nil {
-			return errors.Join(err, unix.Munmap(mem))
-		}
+		return mapping.Sync()
 	}
-	return unix.Munmap(mem)
+	return nil
 }
 
 // compare reads the whole file.

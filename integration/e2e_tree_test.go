@@ -13,11 +13,13 @@ import (
 	"blobmount/integration/mounttest"
 )
 
-// command runs another program on the mount and returns what it printed.
+// command runs another program in a directory of the mount and returns what it printed. A shell goes there and starts
+// it: until a child has left for its directory and its program, the thread that made it cannot be stopped for a garbage
+// collection, so that the service in this process might not answer what the child waits for.
 func command(t *testing.T, dir string, env []string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", `cd "$0" && exec "$@"`, dir}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"blobmount/integration/mounttest"
 )
 
 func newDisk(t *testing.T) (*Disk, func(name string) string) {
@@ -143,11 +145,11 @@ func TestDiskWorks(t *testing.T) {
 	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	must(t, f.Truncate(8192))
 	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096))
-	mapped, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mapping, err := mounttest.Map(f, 0, 8192, true)
 	must(t, err)
-	copy(mapped, "mapped")
+	must(t, mapping.Write([]byte("mapped"), 0))
 	must(t, f.Sync())
-	must(t, unix.Munmap(mapped))
+	must(t, mapping.Close())
 	must(t, f.Close())
 	must(t, d.PowerCut(rand.New(rand.NewPCG(3, 4))))
 	b, err := os.ReadFile(path("file"))
