@@ -70,7 +70,11 @@ func (s *Store) checkLease(name string) error {
 func (s *Store) LeaseState(name string) LeaseState {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.mu.leases[name].state(s.opts.Now())
+	l, ok := s.mu.leases[name]
+	if !ok {
+		return LeaseAvailable
+	}
+	return l.state(s.opts.Now())
 }
 
 // AcquireLease takes a lease under the proposed id. Acquiring a lease that is held under this id sets its time anew.

@@ -65,12 +65,10 @@ func BenchmarkGet(b *testing.B) {
 // BenchmarkList reads pages of 5,000 out of a million blobs.
 func BenchmarkList(b *testing.B) {
 	c := start(b, Options{})
-	for i := range 1_000_000 {
-		if _, err := c.s.Store("con1").PutSynthetic(fmt.Sprintf("dir/%07d", i), 100, blobtest.Random(1), blob.WriteOptions{}); err != nil {
-			b.Fatal(err)
-		}
+	if err := c.s.AddSynthetic(Synthetic{Container: "con1", Prefix: "dir/", Count: 1_000_000, Size: 100, Every: 10}); err != nil {
+		b.Fatal(err)
 	}
 	for b.Loop() {
-		c.do(200, "", "GET", "/con1?restype=container&comp=list", "")
+		c.do(200, "", "GET", "/con1?restype=container&comp=list&include=metadata", "")
 	}
 }

@@ -206,7 +206,7 @@ func (q *request) getBlockList() error {
 			h.Set("Last-Modified", p.Modified.Format(http.TimeFormat))
 		}
 	}
-	q.answerXML(http.StatusOK, &body)
+	q.answerXML(http.StatusOK, body.Bytes())
 	return nil
 }
 

@@ -313,36 +313,28 @@ func (q *request) answerError(err error) {
 	body.WriteString("</Code><Message>")
 	escape(&body, fmt.Sprintf("%s\nRequestId:%s\nTime:%s", blobtest.Message(e.ServiceCode), q.id, q.s.opts.Clock.Now().UTC().Format(time.RFC3339Nano)))
 	body.WriteString("</Message></Error>")
-	q.answerXML(e.Status, &body)
+	q.answerXML(e.Status, body.Bytes())
 }
 
 const xmlHead = `<?xml version="1.0" encoding="utf-8"?>`
 
-func (q *request) answerXML(status int, body *bytes.Buffer) {
+func (q *request) answerXML(status int, body []byte) {
 	h := q.w.Header()
 	h.Set("Content-Type", "application/xml")
-	h.Set("Content-Length", strconv.Itoa(body.Len()))
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	q.w.WriteHeader(status)
 	if status == http.StatusOK {
-		if at := q.breakAt(int64(body.Len())); at >= 0 {
-			_, _ = q.w.Write(body.Bytes()[:at])
+		if at := q.breakAt(int64(len(body))); at >= 0 {
+			_, _ = q.w.Write(body[:at])
 			resetAfter(q.w)
 		}
 	}
-	_, _ = q.w.Write(body.Bytes()) // an error: the client has gone
+	_, _ = q.w.Write(body) // an error: the client has gone
 }
 
+// escape writes text as XML carries it.
 func escape(b *bytes.Buffer, text string) {
-	if !strings.ContainsFunc(text, special) { // most names, and all numbers and times
-		b.WriteString(text)
-		return
-	}
 	_ = xml.EscapeText(b, []byte(text)) // a bytes.Buffer does not fail
-}
-
-// special reports what xml.EscapeText may change.
-func special(r rune) bool {
-	return r < ' ' || r >= 0x7F || r == '<' || r == '>' || r == '&' || r == '"' || r == '\''
 }
 
 // answerWritten answers a write.

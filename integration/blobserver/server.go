@@ -70,9 +70,10 @@ type Server struct {
 		sync.RWMutex
 		m map[string]*container
 	}
-	shaper shaper
-	faults faults
-	stats  stats
+	shaper   shaper
+	faults   faults
+	stats    stats
+	listings listings
 }
 
 // container is immutable.
@@ -106,7 +107,7 @@ func Start(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: o, key: key, done: make(chan struct{})}
+	s := &Server{opts: o, key: key, done: make(chan struct{}), listings: make(listings, keptListings)}
 	s.containers.m = map[string]*container{}
 	s.shaper.init(o.Clock, o.Seed)
 	s.faults.init(o.Seed)

@@ -47,7 +47,7 @@ func (q *request) getTags() error {
 		body.WriteString("</Value></Tag>")
 	}
 	body.WriteString("</TagSet></Tags>")
-	q.answerXML(http.StatusOK, &body)
+	q.answerXML(http.StatusOK, body.Bytes())
 	return nil
 }
 

@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	flags.BoolVar(&o.Anonymous, "anonymous", false, "let anybody on this machine read and list without credentials")
 	sample := flags.Bool("sample", false, "create the container "+sampleContainer+" with a small data set")
 	var sets []blobserver.Synthetic
-	flags.Func("synthetic", "`CONTAINER/PREFIX:COUNT:SIZE` of blobs to create that cost no memory, named by the prefix and six digits; repeatable", func(text string) error {
+	flags.Func("synthetic", "`CONTAINER/PREFIX:COUNT:SIZE` of blobs to create that cost no memory, named by the prefix and six digits; COUNT may be 10000x100 for directories with so many each, and end with %10 to give every tenth a mode and a time; repeatable", func(text string) error {
 		set, err := blobserver.ParseSynthetic(text)
 		sets = append(sets, set)
 		return err
