@@ -1,7 +1,7 @@
 // Package auth finds the credential for a storage account.
 //
 // It looks in three places, and takes the first one that holds a credential: what the user gave on the command
-// line, a secret directory (one file per value), the environment. Where one place holds several credentials, the
+// line (a SAS in the source, the definition of a datastore), a secret directory (one file per value), the environment. Where one place holds several credentials, the
 // preferred kind is taken: connection string, account key, SAS token, service principal. When there is none
 // anywhere, azidentity's default chain is used: its own environment names, workload identity, managed identity,
 // developer tools. Anonymous access happens only on request. The names in files and environment are one table
@@ -36,6 +36,9 @@ type Options struct {
 	Account, Endpoint string
 	// AccountFrom is what messages call the origin of Account; empty means --account-name.
 	AccountFrom string
+	// Given returns values that the user gave in a form of its own, such as the definition of a datastore. They come
+	// before the secret directory. It is called by each Find; nil is none.
+	Given func() ([]Value, error)
 	// SecretDir is the secret directory; empty for none.
 	SecretDir string
 	// Anonymous asks for no credential at all, whatever there is.
@@ -92,6 +95,14 @@ func environmentNames(rows []row) []string {
 	return names
 }
 
+// Value is a value that was given.
+type Value struct {
+	Kind   Kind
+	Secret Secret
+	// From says in messages where it was given, such as "datastore definition /etc/d.yml"; it holds no secret.
+	From string
+}
+
 // value is one value that was found.
 type value struct {
 	kind   Kind
@@ -105,6 +116,15 @@ func collect(o Options, rows []row) (values []value, warnings []string, err erro
 	if o.SecretDir != "" {
 		if err := checkSecretDir(o.SecretDir); err != nil {
 			return nil, nil, err
+		}
+	}
+	if o.Given != nil {
+		given, err := o.Given()
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, v := range given {
+			values = append(values, value{v.Kind, givenValues, v.Secret, Source{onCommandLine, v.From}})
 		}
 	}
 	inDir := false

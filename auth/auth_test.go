@@ -44,6 +44,67 @@ const (
 	goodString = "AccountName=strname;AccountKey=" + planted
 )
 
+// What cannot be read is not passed over in favour of another place.
+func TestFindGivenFails(t *testing.T) {
+	broken := errors.New("datastore definition d.yml is not there")
+	_, err := Find(Options{Account: "acct1", Given: func() ([]Value, error) { return nil, broken }, LookupEnv: env{envKey: planted}.lookup})
+	if !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestParseHost(t *testing.T) {
+	for in, want := range map[string]Host{
+		"acct1.blob.core.windows.net":                  {"acct1", "blob", false, "acct1.blob.core.windows.net"},
+		"ACCT1.DFS.core.windows.net":                   {"acct1", "dfs", false, "acct1.blob.core.windows.net"},
+		"acct1.dfs.core.chinacloudapi.cn":              {"acct1", "dfs", false, "acct1.blob.core.chinacloudapi.cn"},
+		"acct1.blob.core.usgovcloudapi.net":            {"acct1", "blob", false, "acct1.blob.core.usgovcloudapi.net"},
+		"acct1.blob.core.cloudapi.de":                  {"acct1", "blob", false, "acct1.blob.core.cloudapi.de"},
+		"acct1.blob.core.sovcloud-api.fr":              {"acct1", "blob", false, "acct1.blob.core.sovcloud-api.fr"},
+		"acct1.blob.core.eaglex.ic.gov":                {"acct1", "blob", false, "acct1.blob.core.eaglex.ic.gov"},
+		"acct1.z7.dfs.storage.azure.net":               {"acct1", "dfs", false, "acct1.z7.blob.storage.azure.net"},
+		"acct1.z99.blob.storage.azure.net":             {"acct1", "blob", false, "acct1.z99.blob.storage.azure.net"},
+		"acct1-secondary.blob.core.windows.net":        {"acct1", "blob", true, "acct1-secondary.blob.core.windows.net"},
+		"acct1-secondary.z01.dfs.storage.azure.net":    {"acct1", "dfs", true, "acct1-secondary.z01.blob.storage.azure.net"},
+		"acct1.privatelink.dfs.core.windows.net":       {"acct1", "dfs", false, "acct1.privatelink.blob.core.windows.net"},
+		"acct1.z7.privatelink.blob.storage.azure.net":  {"acct1", "blob", false, "acct1.z7.privatelink.blob.storage.azure.net"},
+		"onelake.dfs.fabric.microsoft.com":             {"onelake", "dfs", false, "onelake.blob.fabric.microsoft.com"},
+		"acct1.file.core.windows.net":                  {"acct1", "file", false, "acct1.blob.core.windows.net"},
+		"":                                             {},
+		"blob.core.windows.net":                        {},
+		"ab.blob.core.windows.net":                     {},
+		"acct1-other.blob.core.windows.net":            {},
+		"acct1.z123.blob.storage.azure.net":            {},
+		"acct1.blob.":                                  {},
+		"x.acct1.blob.core.windows.net":                {},
+		"acct1.blob.core.windows.net@evil.example.com": {},
+	} {
+		if got, ok := ParseHost(in); got != want || ok != (want != Host{}) {
+			t.Errorf("%s gives %+v, %v", in, got, ok)
+		}
+	}
+}
+
+func TestPathStyle(t *testing.T) {
+	for in, want := range map[string]bool{
+		"http://127.0.0.1:10000": true, "https://[::1]:10": true, "http://localhost": true, "http://a.localhost:1": true, "http://azurite:10000": true,
+		"http://azurite.default.svc.cluster.local:10000": true, "http://azurite.default.svc": true, "http://host.docker.internal:10000": true,
+		"https://acct1.blob.core.windows.net": false, "https://blobs.example.com:8443": false, "": false, "http://": false, "://": false,
+	} {
+		if got := PathStyle(in); got != want {
+			t.Errorf("%s: %v", in, got)
+		}
+	}
+	for in, want := range map[string]string{
+		"http://127.0.0.1:10000/devstoreaccount1-secondary": "devstoreaccount1", "https://acct1-secondary.blob.core.windows.net": "acct1",
+		"https://acct1.dfs.core.windows.net/data": "", "http://azurite:10000/acct1/data": "acct1",
+	} {
+		if got := AccountOf(in); got != want {
+			t.Errorf("%s: %q", in, got)
+		}
+	}
+}
+
 // DIR in wanted texts stands for the secret directory.
 func TestFind(t *testing.T) {
 	sp := map[string]string{"tenant_id": "11111111-2222-3333-4444-555555555555\n", "client_id": "c", "client_secret": planted}
@@ -95,6 +156,12 @@ func TestFind(t *testing.T) {
 			"key", "strname", "https://strname.blob.core.windows.net", "connection string from secret file DIR/connection_string"},
 		{"anonymous before all", Options{Anonymous: true, Account: "acct1"}, env{envKey: planted}, nil,
 			"", "acct1", "https://acct1.blob.core.windows.net", "anonymous access from --anonymous"},
+		{"given before all places", Options{Account: "acct1", Given: func() ([]Value, error) {
+			return []Value{{SASToken, NewSecret(goodSAS), "datastore definition d.yml"}}, nil
+		}}, env{envString: goodString, envKey: planted}, map[string]string{"connection_string": goodString},
+			"sas", "acct1", "https://acct1.blob.core.windows.net", "SAS token from datastore definition d.yml"},
+		{"given without a credential", Options{Account: "acct1", Given: func() ([]Value, error) { return nil, nil }}, env{envKey: planted}, nil,
+			"key", "acct1", "https://acct1.blob.core.windows.net", "account key from environment " + envKey},
 		{"default chain", Options{Account: "acct1"}, env{envKey: "", envSAS: ""}, nil,
 			"token", "acct1", "https://acct1.blob.core.windows.net", "identity from azidentity's default chain"},
 	}

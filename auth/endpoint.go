@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -15,9 +16,29 @@ var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 
 var hostSuffix = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?$`)
 
-// accountHost matches the host names under which the service offers an account: plain, through a private link, and
-// in a DNS zone.
-var accountHost = regexp.MustCompile(`^([a-z0-9]{3,24})(\.privatelink|\.z[0-9]{1,2})?\.blob\.`)
+// serviceHost matches the host names under which the service offers an account: plain, through a private link, in a
+// DNS zone (Microsoft Learn, "Storage account endpoints"), and, for accounts with read access to it, the secondary
+// location ("Azure Storage redundancy").
+var serviceHost = regexp.MustCompile(`^([a-z0-9]{3,24})(-secondary)?((?:\.z[0-9]{1,2})?(?:\.privatelink)?)\.(blob|dfs|file|queue|table|web)\.([a-z0-9][a-z0-9.-]*)$`)
+
+// Host is what the host name of a storage service says.
+type Host struct {
+	Account   string
+	Service   string // blob, dfs, file, queue, table or web
+	Secondary bool   // the secondary location, which can only be read
+	// Blob is the host of the blob service at the same place.
+	Blob string
+}
+
+// ParseHost reads a host name without a port, such as ACCOUNT.dfs.core.windows.net. Any suffix is taken: besides the
+// public and the sovereign clouds there are installations of Azure Stack. ok is false for names of another form.
+func ParseHost(host string) (h Host, ok bool) {
+	m := serviceHost.FindStringSubmatch(strings.ToLower(host))
+	if m == nil {
+		return Host{}, false
+	}
+	return Host{Account: m[1], Service: m[4], Secondary: m[2] != "", Blob: m[1] + m[2] + m[3] + ".blob." + m[5]}, true
+}
 
 // accountEndpoint returns the service URL of an account.
 func accountEndpoint(scheme, account, suffix string) (string, error) {
@@ -52,22 +73,34 @@ func AccountOf(endpoint string) string {
 	if err != nil {
 		return ""
 	}
-	if m := accountHost.FindStringSubmatch(u.Hostname()); m != nil {
-		return m[1]
+	if h, ok := ParseHost(u.Hostname()); ok {
+		if h.Service == "blob" {
+			return h.Account
+		}
+		return ""
 	}
 	account, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
-	return account
+	return strings.TrimSuffix(account, "-secondary") // as emulators have it; no account has a hyphen in its name
 }
 
-// PathStyle reports whether the host of a service URL cannot name the account, so that the path does: an IP
-// address or localhost.
+// privateDomains are those that the public name service never has: RFC 6761, RFC 6762, the reservation of .internal by
+// ICANN, and .svc of Kubernetes.
+var privateDomains = []string{".localhost", ".local", ".internal", ".test", ".svc"}
+
+// PathStyle reports whether the host of a service URL cannot name the account, so that the path does: an IP address,
+// or a name that only a local network has, such as localhost, azurite, or azurite.default.svc.cluster.local. Other
+// names may be an account's own domain.
 func PathStyle(endpoint string) bool {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return false
 	}
-	_, err = netip.ParseAddr(u.Hostname())
-	return err == nil || u.Hostname() == "localhost"
+	host := strings.ToLower(u.Hostname())
+	if _, err = netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return host != "" && (!strings.Contains(host, ".") ||
+		slices.ContainsFunc(privateDomains, func(d string) bool { return strings.HasSuffix(host, d) }))
 }
 
 // serviceURL returns the service URL: the endpoint when there is one, else the public cloud's for the account.

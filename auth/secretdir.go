@@ -43,45 +43,52 @@ func checkSecretDir(dir string) error {
 // Kubernetes secret is a link to a link. One newline at the end is not part of the value.
 // found is false when there is no such file. warning is for a file that more users can read than need to.
 func readSecret(path string) (value Secret, found bool, warning string, err error) {
+	return ReadFile("secret file", path)
+}
+
+// ReadFile reads a file that may hold secrets, with the checks of a secret file: others must not be able to write it,
+// and whoever could read it without need is in the warning. what is how messages call such a file. found is false when
+// there is no such file.
+func ReadFile(what, path string) (value Secret, found bool, warning string, err error) {
 	// O_NONBLOCK: opening a FIFO would wait for a writer. It means nothing for a regular file.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, lerr := os.Lstat(path); lerr == nil {
-			return Secret{}, false, "", fmt.Errorf("secret file %s is a symbolic link to nothing", path)
+			return Secret{}, false, "", fmt.Errorf("%s %s is a symbolic link to nothing", what, path)
 		}
 		return Secret{}, false, "", nil
 	}
 	if err != nil {
-		return Secret{}, false, "", fmt.Errorf("cannot read secret file %s: %w", path, cause(err))
+		return Secret{}, false, "", fmt.Errorf("cannot read %s %s: %w", what, path, cause(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return Secret{}, false, "", fmt.Errorf("cannot read secret file %s: %w", path, cause(err))
+		return Secret{}, false, "", fmt.Errorf("cannot read %s %s: %w", what, path, cause(err))
 	}
 	if !info.Mode().IsRegular() {
-		return Secret{}, false, "", fmt.Errorf("secret file %s is not a regular file", path)
+		return Secret{}, false, "", fmt.Errorf("%s %s is not a regular file", what, path)
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		real, rerr := filepath.EvalSymlinks(path)
 		if rerr != nil {
 			real = path
 		}
-		return Secret{}, false, "", fmt.Errorf("secret file %s can be written by other users: run chmod go-w %s", path, real)
+		return Secret{}, false, "", fmt.Errorf("%s %s can be written by other users: run chmod go-w %s", what, path, real)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSecretSize+1))
 	if err != nil {
-		return Secret{}, false, "", fmt.Errorf("cannot read secret file %s: %w", path, cause(err))
+		return Secret{}, false, "", fmt.Errorf("cannot read %s %s: %w", what, path, cause(err))
 	}
 	if len(data) > maxSecretSize {
-		return Secret{}, false, "", fmt.Errorf("secret file %s is larger than %d bytes", path, maxSecretSize)
+		return Secret{}, false, "", fmt.Errorf("%s %s is larger than %d bytes", what, path, maxSecretSize)
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	if text == "" {
-		return Secret{}, false, "", fmt.Errorf("secret file %s is empty", path)
+		return Secret{}, false, "", fmt.Errorf("%s %s is empty", what, path)
 	}
 	if info.Mode().Perm()&0o004 != 0 && !inMemory(f) {
-		warning = fmt.Sprintf("secret file %s can be read by everybody: run chmod o-r on it", path)
+		warning = fmt.Sprintf("%s %s can be read by everybody: run chmod o-r on it", what, path)
 	}
 	return NewSecret(text), true, warning, nil
 }

@@ -35,16 +35,16 @@ func (k Kind) String() string { return kindTexts[k] }
 type group uint8
 
 const (
-	given      group = iota // flags, -o, and the source itself; not in the table
-	zenMLFiles              // a secret directory, with the keys of a ZenML secret
-	adlfsNames              // the environment, with the names of adlfs and ZenML
+	givenValues group = iota // flags, -o, the source itself, and what it names; not in the table
+	zenMLFiles               // a secret directory, with the keys of a ZenML secret
+	adlfsNames               // the environment, with the names of adlfs and ZenML
 	groupCount
 )
 
 // place is where the values of a group are read.
 func (g group) place() place {
 	switch g {
-	case given:
+	case givenValues:
 		return onCommandLine
 	case zenMLFiles:
 		return inSecretDir

@@ -139,7 +139,7 @@ func TestLocate(t *testing.T) {
 		{of: "https://acct1.blob.core.windows.net/data", env: account, o: auth.Options{Endpoint: "https://acct1.blob.core.windows.net"}, endpoint: "https://acct1.blob.core.windows.net", container: "data"},
 
 		{of: "https://blobs.example.com/data", env: account, refused: "give the --endpoint"},
-		{of: "http://azurite:10000/devstoreaccount1/data", env: emulator, refused: "give the --endpoint"},
+		{of: "http://azurite.example.com:10000/devstoreaccount1/data", env: emulator, refused: "give the --endpoint"},
 		{of: "https://acct1.blob.core.windows.net/data", env: account, o: auth.Options{Account: "other"}, refused: `--account-name says "other"`},
 		{of: "https://acct2.blob.core.windows.net/data", env: account, refused: "acct2"},
 		{of: "https://acct2.blob.core.windows.net/data", env: account, o: auth.Options{Endpoint: "https://acct1.blob.core.windows.net"}, refused: "the file belongs to https://acct2"},

@@ -131,6 +131,8 @@ func parseURL(s string) (Source, error) {
 	endpoint := u.Scheme + "://" + strings.ToLower(u.Host)
 	path := strings.TrimPrefix(u.Path, "/")
 	switch {
+	case strings.Contains(u.Hostname(), "-secondary."):
+		return Source{}, errors.New("the secondary location can only be read: use the primary one")
 	case auth.PathStyle(endpoint):
 		account, rest, _ := strings.Cut(path, "/")
 		if account == "" || rest == "" {
