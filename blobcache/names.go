@@ -330,14 +330,14 @@ func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, erro
 	}
 }
 
-// HasOther reports whether the service has anything in a directory but one name: from what is known if that is not older
-// than the timeout, else by a listing of three names, however many there are.
-func (n *Names) HasOther(ctx context.Context, dir, name string) (bool, error) {
+// HasOther reports whether the service has anything in a directory but the names given: from what is known if that is not
+// older than the timeout, else by a listing of two names more than given, however many there are.
+func (n *Names) HasOther(ctx context.Context, dir string, names ...string) (bool, error) {
 	n.mu.Lock()
 	if d := n.dirs[dir]; d != nil && !d.listed.IsZero() && n.left(d.listed) > 0 {
 		defer n.mu.Unlock()
 		for other, k := range d.names {
-			if other != name && k.exists && !k.Pending {
+			if k.exists && !k.Pending && !slices.Contains(names, other) {
 				return true, nil
 			}
 		}
@@ -345,20 +345,20 @@ func (n *Names) HasOther(ctx context.Context, dir, name string) (bool, error) {
 	}
 	n.mu.Unlock()
 	prefix := dir + "/"
-	// Three: the name, the directory's own marker of the other kind, "dir/", and one more.
-	o := blob.ListOptions{Prefix: prefix, Delimiter: "/", MaxResults: 3}
+	// Two: the directory's own marker of the other kind, "dir/", and one more.
+	o := blob.ListOptions{Prefix: prefix, Delimiter: "/", MaxResults: len(names) + 2}
 	for {
 		page, err := n.cont.List(ctx, o)
 		if err != nil {
 			return false, err
 		}
 		for _, b := range page.Blobs {
-			if other := b.Name[len(prefix):]; other != "" && other != name {
+			if other := b.Name[len(prefix):]; other != "" && !slices.Contains(names, other) {
 				return true, nil
 			}
 		}
 		for _, p := range page.Prefixes {
-			if p != prefix+name+"/" {
+			if !slices.Contains(names, strings.TrimSuffix(p[len(prefix):], "/")) {
 				return true, nil
 			}
 		}

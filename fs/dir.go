@@ -83,7 +83,8 @@ func (v *view) rmdir(ctx context.Context, dir *node, name string) error {
 	if err := v.checkEmpty(ctx, p); err != nil {
 		return err
 	}
-	if err := v.keepDir(ctx, dir, name); err != nil {
+	defer dir.leave(name)()
+	if err := v.keepDir(ctx, dir); err != nil {
 		return err
 	}
 	if err := v.deleteMarkers(ctx, p, n.getEntry()); err != nil {
@@ -138,7 +139,8 @@ func (v *view) unlink(ctx context.Context, dir *node, name string) error {
 		return syscall.EISDIR
 	}
 	p, _ := v.nodes.path(n)
-	if err := v.keepDir(ctx, dir, name); err != nil {
+	defer dir.leave(name)()
+	if err := v.keepDir(ctx, dir); err != nil {
 		return err
 	}
 	err = v.remove(ctx, n, p, func(inService bool) error {

@@ -30,6 +30,12 @@ type kernel struct {
 
 func newKernel(t *testing.T, timeout time.Duration) *kernel {
 	t.Helper()
+	return newKernelWith(t, func(o *Options) { o.Timeout = timeout })
+}
+
+// newKernelWith is newKernel with other options, or another container around the one in memory.
+func newKernelWith(t *testing.T, change func(*Options)) *kernel {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	cache, err := blobcache.Open(blobcache.Config{
 		Dir: t.TempDir(), Size: 1 << 30, Memory: blobcache.MinMemory, BlockSize: 1 << 20, Log: log,
@@ -44,9 +50,9 @@ func newKernel(t *testing.T, timeout time.Duration) *kernel {
 	})
 	store := blobtest.NewStore(blobtest.StoreOptions{})
 	trace := blobtest.NewTrace(blobtest.NewContainer(store, "https://account.example/container"))
-	f := newFileSystem(t.Context(), Options{
-		Container: trace, Cache: cache, FileMode: 0o644, DirMode: 0o755, Timeout: timeout, Log: log,
-	})
+	o := Options{Container: trace, Cache: cache, FileMode: 0o644, DirMode: 0o755, Log: log}
+	change(&o)
+	f := newFileSystem(t.Context(), o)
 	return &kernel{t, f, store, trace, map[uint64]uint64{}, map[uint64]*node{}, map[uint64]*node{}}
 }
 

@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +49,7 @@ type node struct {
 	entry  blobcache.Entry // what the service has
 	// changed is when the directory was changed here, the zero time if not.
 	changed time.Time
+	leaving map[string]int // names that are being removed from the directory, and how often
 }
 
 func newNode(e blobcache.Entry) *node { return &node{kind: kindOf(e), entry: e} }
@@ -100,6 +103,31 @@ func (n *node) touch(t time.Time) {
 	n.attrMu.Lock()
 	n.changed = t
 	n.attrMu.Unlock()
+}
+
+// leave notes that a name is about to be removed from a directory, until the function that is returned is called. Whether
+// something else stays is asked before it is gone: of two that leave at once neither may count on the other.
+func (n *node) leave(name string) (done func()) {
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	if n.leaving == nil {
+		n.leaving = map[string]int{}
+	}
+	n.leaving[name]++
+	return func() {
+		n.attrMu.Lock()
+		defer n.attrMu.Unlock()
+		if n.leaving[name]--; n.leaving[name] == 0 {
+			delete(n.leaving, name)
+		}
+	}
+}
+
+// leavingNames returns the names that are being removed from a directory.
+func (n *node) leavingNames() []string {
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	return slices.Collect(maps.Keys(n.leaving))
 }
 
 // acquire opens the node's file.

@@ -48,6 +48,7 @@ func (v *view) rename(ctx context.Context, from, to end, noReplace bool) error {
 	if n == target {
 		return nil
 	}
+	defer from.dir.leave(from.name)()
 	if n.kind == kindDir {
 		err = v.renameDir(ctx, n, target, from, to)
 	} else {
@@ -78,7 +79,7 @@ func mayReplace(n, target *node, noReplace bool) error {
 // renameFile copies in the service under the source's ETag, then deletes the source. At no instant is neither name
 // there, and the target changes from its old version to the new in one step.
 func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, noReplace bool) error {
-	if err := v.keepDir(ctx, from.dir, from.name); err != nil {
+	if err := v.keepDir(ctx, from.dir); err != nil {
 		return err
 	}
 	f := v.acquire(n, false) // who opens it meanwhile shares it
@@ -161,7 +162,7 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 			return err
 		}
 	}
-	if err := v.keepDir(ctx, from.dir, from.name); err != nil {
+	if err := v.keepDir(ctx, from.dir); err != nil {
 		return err
 	}
 	nodes := v.nodes.below(n)

@@ -104,9 +104,9 @@ func (v *view) upload(ctx context.Context, name, content string, m map[string]st
 		blob.WriteOptions{Metadata: m, Condition: c})
 }
 
-// keepDir makes sure that a directory stays when the name in it that is given goes away: directories do not vanish
+// keepDir makes sure that a directory stays when the names in it that are leaving go away: directories do not vanish
 // because their last file was removed through this mount. Implied ones get a marker then.
-func (v *view) keepDir(ctx context.Context, dir *node, name string) error {
+func (v *view) keepDir(ctx context.Context, dir *node) error {
 	if dir == v.nodes.root || dir.getEntry().Marker {
 		return nil
 	}
@@ -114,7 +114,7 @@ func (v *view) keepDir(ctx context.Context, dir *node, name string) error {
 	if !linked {
 		return nil
 	}
-	if other, err := v.names.HasOther(ctx, p, name); err != nil || other {
+	if other, err := v.names.HasOther(ctx, p, dir.leavingNames()...); err != nil || other {
 		return err
 	}
 	return v.mark(ctx, dir, p)

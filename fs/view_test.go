@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"context"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -128,6 +130,53 @@ func TestKeepDir(t *testing.T) {
 		p, err := k.store.Properties("dir", blob.Condition{})
 		if err != nil || p.Metadata["hdi_isfolder"] != "true" || k.store.Len() != 1 {
 			t.Errorf("timeout %v: the marker is %+v, %v", timeout, p, err)
+		}
+	}
+}
+
+// meeting lets the deletions of several blobs wait until all of them are asked for.
+type meeting struct {
+	blob.Container
+	all *sync.WaitGroup
+}
+
+func (m meeting) Delete(ctx context.Context, name string, c blob.Condition) error {
+	m.all.Done()
+	m.all.Wait()
+	return m.Container.Delete(ctx, name, c)
+}
+
+// Two that leave an implied directory at the same time do not count on each other to keep it.
+func TestKeepDirInParallel(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Hour} {
+		var all sync.WaitGroup
+		all.Add(2)
+		k := newKernelWith(t, func(o *Options) {
+			o.Container, o.Timeout = meeting{o.Container, &all}, timeout
+		})
+		k.put("dir/a", "")
+		k.put("dir/b", "")
+		dir := k.lookup(fuse.FUSE_ROOT_ID, "dir")
+		var ended sync.WaitGroup
+		ended.Go(func() {
+			h := header(dir)
+			if s := k.fs.Unlink(nil, &h, "a"); s != fuse.OK {
+				t.Error(s)
+			}
+		})
+		ended.Go(func() {
+			in := fuse.RenameIn{InHeader: header(dir), Newdir: fuse.FUSE_ROOT_ID}
+			if s := k.fs.Rename(nil, &in, "b", "b"); s != fuse.OK {
+				t.Error(s)
+			}
+		})
+		ended.Wait()
+		p, err := k.store.Properties("dir", blob.Condition{})
+		if err != nil || p.Metadata["hdi_isfolder"] != "true" || k.store.Len() != 2 {
+			t.Errorf("timeout %v: the marker is %+v, %v", timeout, p, err)
+		}
+		if names := k.fs.nodes.get(dir).leavingNames(); len(names) != 0 {
+			t.Errorf("still leaving: %q", names)
 		}
 	}
 }
