@@ -51,7 +51,7 @@ func (v *view) placeNew(dir *node, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return p, checkName(p[:len(p)-len(name)], name)
+	return p, v.checkName(p)
 }
 
 // create writes a small new blob, which must not be there yet.

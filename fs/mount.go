@@ -110,7 +110,7 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 func newFileSystem(ctx context.Context, o Options) *fileSystem {
 	root := newNode(blobcache.Entry{Dir: true})
 	v := &view{
-		cont: o.Container, cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
+		cont: o.Container, prefix: blob.Prefix(o.Container), cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
 		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode}, timeout: o.Timeout, started: time.Now(), log: o.Log,
 	}
 	f := &fileSystem{

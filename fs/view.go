@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +17,7 @@ import (
 // messages.
 type view struct {
 	cont     blob.Container
+	prefix   string // of cont, see blob.Prefix
 	cache    *blobcache.Cache
 	names    *blobcache.Names
 	nodes    *table
@@ -27,19 +27,25 @@ type view struct {
 	log      *slog.Logger
 }
 
-// checkName refuses what cannot be part of a blob's name, before anything is made of it: a file that is open under a
-// name that the service refuses could never be committed. The kernel has seen to slashes and NUL.
-func checkName(dir, name string) error {
+// checkName refuses what cannot be the name of a blob, before anything is made of it: a file that is open under a
+// name that the service refuses could never be committed. p is a path whose last part is not checked yet; the kernel has
+// seen to slashes and NUL. The prefix of the mount is part of the name.
+func (v *view) checkName(p string) error {
+	name := p[strings.LastIndexByte(p, '/')+1:]
+	whole := v.prefix + p
 	switch {
-	case len(name) > 255:
+	case len(name) > maxNameBytes:
 		return syscall.ENAMETOOLONG
 	case !utf8.ValidString(name):
 		return syscall.EILSEQ // names travel in URLs and XML, which are UTF-8
-	case utf8.RuneCountInString(path.Join(dir, name)) > blob.MaxNameLength:
+	case blob.NameLength(whole) > blob.MaxNameLength, strings.Count(whole, "/") >= blob.MaxSegments:
 		return syscall.ENAMETOOLONG
 	}
 	return blob.CheckName("Lookup", name)
 }
+
+// maxNameBytes is NAME_MAX of Linux.
+const maxNameBytes = 255
 
 // place returns the path of a name in a directory.
 func (v *view) place(dir *node, name string) (string, error) {
@@ -59,7 +65,7 @@ func (v *view) find(ctx context.Context, dir *node, name string) (blobcache.Entr
 	if err != nil {
 		return blobcache.Entry{}, 0, err
 	}
-	if err := checkName("", p[strings.LastIndexByte(p, '/')+1:]); err != nil {
+	if err := v.checkName(p); err != nil {
 		return blobcache.Entry{}, 0, err
 	}
 	return v.names.Lookup(ctx, p)

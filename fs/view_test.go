@@ -21,7 +21,7 @@ func TestNamesRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]syscall.Errno{
-		"dot.": syscall.EINVAL, `a\b`: syscall.EINVAL, "a\tb": syscall.EINVAL, "\x00": syscall.EINVAL,
+		"dot.": syscall.EINVAL, `a\b`: syscall.EINVAL, "a\tb": syscall.EINVAL, "\x00": syscall.EINVAL, "\ue000": syscall.EINVAL,
 		"\xff": syscall.EILSEQ, strings.Repeat("x", 256): syscall.ENAMETOOLONG,
 	} {
 		var out fuse.EntryOut
@@ -41,6 +41,48 @@ func TestNamesRefused(t *testing.T) {
 	}
 	if n := k.store.Len(); n != 0 {
 		t.Errorf("%d blobs are left", n)
+	}
+}
+
+// A path is too long where the name of its blob is, the prefix of the mount included: the call that names it says so.
+func TestLongNames(t *testing.T) {
+	for _, prefix := range []string{"", "a/prefix/"} {
+		k := newKernelWith(t, func(o *Options) { o.Container = blob.Sub(o.Container, prefix) })
+		dir, room := uint64(fuse.FUSE_ROOT_ID), blob.MaxNameLength-len(prefix)
+		for ; room > 200; room -= 101 {
+			id, s := k.mkdir(dir, strings.Repeat("d", 100))
+			if s != fuse.OK {
+				t.Fatal(s)
+			}
+			dir = id
+		}
+		for name, want := range map[string]syscall.Errno{
+			strings.Repeat("n", room): 0, strings.Repeat("é", room/2) + strings.Repeat("\U0001f60a", 3) + strings.Repeat("n", room-room/2-6): 0,
+			strings.Repeat("n", room+1): syscall.ENAMETOOLONG, "\U0001f60a" + strings.Repeat("n", room-1): syscall.ENAMETOOLONG,
+		} {
+			if len(name) > maxNameBytes {
+				t.Fatalf("%d bytes", len(name))
+			}
+			id, fh, s := k.create(dir, name, 0)
+			if s == fuse.OK {
+				s = k.close(id, fh)
+			}
+			if s != fuse.Status(want) {
+				t.Errorf("prefix %q: a name of %d: %v, want %v", prefix, len(prefix)+1024-room+blob.NameLength(name), s, want)
+			}
+		}
+	}
+	k := newKernel(t, time.Hour)
+	dir := uint64(fuse.FUSE_ROOT_ID)
+	for range blob.MaxSegments {
+		id, s := k.mkdir(dir, "d")
+		if s != fuse.OK {
+			t.Fatal(s)
+		}
+		dir = id
+	}
+	if _, s := k.mkdir(dir, "d"); s != fuse.Status(syscall.ENAMETOOLONG) {
+		t.Errorf("more than %d segments: %v", blob.MaxSegments, s)
 	}
 }
 

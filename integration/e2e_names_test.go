@@ -89,7 +89,7 @@ func testRefusedNames(t *testing.T, s *mounttest.Service) {
 	w := newWorld(t, s)
 	w.write("file", []byte("content"))
 	must(t, os.Mkdir(w.path("dir"), 0o755))
-	refused := []string{"dot.", "dots...", `back\slash`, "tab\there", "line\nbreak", "\x01", "\x1f"}
+	refused := []string{"dot.", "dots...", `back\slash`, "tab\there", "line\nbreak", "\x01", "\x1f", "\x7f", "\u0081", "\ue000"}
 	for _, listed := range []bool{false, true} {
 		if listed {
 			if _, err := os.ReadDir(w.Dir); err != nil {

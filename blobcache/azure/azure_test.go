@@ -161,7 +161,7 @@ func TestNamesArrive(t *testing.T) {
 		c := s.container(t, func(cfg *Config) { cfg.Credential.SAS = sas })
 		for _, name := range []string{
 			"plain", "a/b", "a b", " a ", "100%", "%41", "%2F", "a?b=c", "#", "a+b", "日本", "a//b", "a/", "/a",
-			"..x", ".x", "a.b", "a&b=c;d", "a:b@c$d,e", "\u007f", "~!*'()[]", strings.Repeat("é", 1024),
+			"..x", ".x", "a.b", "a&b=c;d", "a:b@c$d,e", "~!*'()[]", strings.Repeat("é", 1024),
 		} {
 			for op, call := range map[string]func() error{
 				"Properties": func() error { _, err := c.Properties(t.Context(), name, blob.Condition{}); return err },

@@ -18,7 +18,8 @@ const (
 	MaxBlockSize  = 4000 << 20 // bytes in one block
 	MaxUploadSize = 5000 << 20 // bytes in one Put Blob
 	MaxAppendSize = 100 << 20  // bytes in one Append Block (version 2022-11-02 and later)
-	MaxNameLength = 1024       // characters in a blob name
+	MaxNameLength = 1024       // characters in a blob name, see NameLength
+	MaxSegments   = 254        // parts of a blob name between slashes ("Naming and Referencing ...")
 )
 
 // Container is one container of blobs, or a prefix of one (see Sub).

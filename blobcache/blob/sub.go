@@ -17,6 +17,15 @@ func Sub(c Container, prefix string) Container {
 	return sub{c, prefix}
 }
 
+// Prefix returns what c puts before the names that it is given, if Sub has made it.
+func Prefix(c Container) string {
+	s, ok := c.(sub)
+	if !ok {
+		return ""
+	}
+	return Prefix(s.c) + s.prefix
+}
+
 type sub struct {
 	c      Container
 	prefix string

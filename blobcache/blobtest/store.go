@@ -245,7 +245,7 @@ func identifier(s string) bool {
 // checkName applies the rules of "Naming and referencing containers, blobs, and metadata".
 func checkName(name string) error {
 	switch {
-	case name == "", utf8.RuneCountInString(name) > blob.MaxNameLength:
+	case name == "", blob.NameLength(name) > blob.MaxNameLength, strings.Count(name, "/") >= blob.MaxSegments:
 		return Err("InvalidResourceName")
 	case !utf8.ValidString(name), strings.ContainsRune(name, 0):
 		return Err("InvalidUri")

@@ -181,7 +181,7 @@ func cleanPrefix(prefix string) (string, error) {
 		}
 	}
 	// One character is for the slash, one for the shortest name below.
-	if len([]rune(prefix))+2 > blob.MaxNameLength {
+	if blob.NameLength(prefix)+2 > blob.MaxNameLength {
 		return "", fmt.Errorf("the prefix is longer than %d characters, the most that the name of a blob can have", blob.MaxNameLength-2)
 	}
 	return prefix + "/", nil
