@@ -40,6 +40,7 @@ type Status struct {
 	CacheSize   int64  `json:"cache_size"`  // bytes, the bound of cached data
 	CacheUsed   int64  `json:"cache_used"`  // bytes, of all mounts that use the cache directory
 	Evicted     int64  `json:"evicted"`     // versions that this mount removed from the cache to make room
+	Nodes       int    `json:"nodes"`       // files and directories that the kernel knows, or that are open or not saved
 	Hidden      int64  `json:"hidden"`      // blobs that the last listings left out: no path can express their names
 
 	UnsavedFiles int       `json:"unsaved_files"` // files that the service does not have all of
@@ -85,7 +86,7 @@ func (fs *fileSystem) report() Status {
 	s.Memory = fs.cache.Memory()
 	c := fs.cache.Statistics()
 	s.CacheSize, s.CacheUsed, s.Evicted = c.Limit, c.Bytes, c.Evicted
-	s.Hidden = fs.names.Hidden()
+	s.Nodes, s.Hidden = fs.nodes.size(), fs.names.Hidden()
 	s.addUnsaved(fs.cache.Unsaved())
 	return s
 }

@@ -41,7 +41,7 @@ func TestStatus(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		t.Fatalf("%q: %v", text, err)
 	}
-	if s.Source != "az://data" || s.ReadOnly || s.Open != "auto" || s.Memory != blobcache.MinMemory || s.CacheSize != 1<<30 ||
+	if s.Source != "az://data" || s.ReadOnly || s.Open != "auto" || s.Memory != blobcache.MinMemory || s.Nodes != 1 || s.CacheSize != 1<<30 ||
 		s.UnsavedFiles != 1 || s.UnsavedBytes != 5 || len(s.Unsaved) != 1 || s.Unsaved[0].Name != "new" || !s.Unsaved[0].Open {
 		t.Errorf("%s", text)
 	}

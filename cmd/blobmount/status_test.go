@@ -56,7 +56,7 @@ func TestStatusText(t *testing.T) {
 	s := fs.Status{
 		Version: "v1", PID: 7, Source: "az://data", Account: "acct1", Credential: "account key from environment AZURE_STORAGE_ACCOUNT_KEY",
 		CacheDir: "/c", BlobCacheTimeout: "60", WriteBack: "close", Open: "files", Passthrough: true, Memory: 64 << 20,
-		CacheSize: 1 << 30, CacheUsed: 1 << 20, Evicted: 3, Hidden: 2, UnsavedFiles: 103, UnsavedBytes: 5000,
+		CacheSize: 1 << 30, CacheUsed: 1 << 20, Evicted: 3, Nodes: 12345, Hidden: 2, UnsavedFiles: 103, UnsavedBytes: 5000,
 		Unsaved: []fs.Unsaved{
 			{Name: "a\tb", Bytes: 10, Since: now.Add(-90 * time.Second), Acked: true, Error: "ServerBusy"},
 			{Name: "c", Bytes: 2048, Since: now.Add(-time.Second), Open: true},
@@ -73,6 +73,7 @@ func TestStatusText(t *testing.T) {
   writes       close waits for the local disk, fsync for the service (--write-back)
   opens        files, passthrough on
   names known  60 s
+  nodes        12345
   cache        1.00MiB of 1.00GiB in /c, 3 evicted
   memory       at most 64.0MiB
   not shown    2 blobs, whose names no path can express

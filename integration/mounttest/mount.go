@@ -243,8 +243,20 @@ func hasEnded(pid int) bool {
 	return err == nil
 }
 
+// RSS returns the physical memory that the daemon uses, in bytes.
+func (p *Point) RSS() int64 {
+	p.t.Helper()
+	return p.memory("VmRSS")
+}
+
 // PeakRSS returns the most physical memory that the daemon has used so far, in bytes.
 func (p *Point) PeakRSS() int64 {
+	p.t.Helper()
+	return p.memory("VmHWM")
+}
+
+// memory returns a line of the daemon's status, in bytes.
+func (p *Point) memory(name string) int64 {
 	p.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
 	if err != nil {
@@ -252,11 +264,11 @@ func (p *Point) PeakRSS() int64 {
 	}
 	for line := range strings.Lines(string(status)) {
 		var kib int64
-		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil {
+		if _, err := fmt.Sscanf(line, name+": %d kB", &kib); err == nil {
 			return kib << 10
 		}
 	}
-	p.t.Fatalf("no VmHWM in %s", status)
+	p.t.Fatalf("no %s in %s", name, status)
 	return 0
 }
 
