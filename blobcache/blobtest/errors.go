@@ -55,6 +55,7 @@ var serviceErrors = map[string]struct {
 	"OperationTimedOut":                    {http.StatusInternalServerError, blob.Unavailable, "The operation could not be completed within the permitted time."},
 	"OutOfRangeQueryParameterValue":        {http.StatusBadRequest, blob.Other, "A query parameter specified in the request URI is outside the permissible range."},
 	"PublicAccessNotPermitted":             {http.StatusConflict, blob.Unauthenticated, "Public access is not permitted on this storage account."},
+	"InvalidAuthenticationInfo":            {http.StatusUnauthorized, blob.Unauthenticated, "Server failed to authenticate the request. Please refer to the information in the www-authenticate header."},
 	"NoAuthenticationInformation":          {http.StatusUnauthorized, blob.Unauthenticated, "Server failed to authenticate the request. Please refer to the information in the www-authenticate header."},
 	"RequestBodyTooLarge":                  {http.StatusRequestEntityTooLarge, blob.TooLarge, "The size of the request body exceeds the maximum size permitted."},
 	"ResourceNotFound":                     {http.StatusNotFound, blob.ContainerNotFound, "The specified resource does not exist."},

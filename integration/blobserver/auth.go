@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"blobmount/blobcache/blob"
 	"blobmount/blobcache/blobtest"
 )
 
@@ -29,10 +31,29 @@ func (s *Server) authorize(q *request) error {
 		return blobtest.Err("NoAuthenticationInformation")
 	case scheme == "SharedKey":
 		return s.checkSharedKey(q, credential)
-	case scheme == "Bearer" && s.opts.AcceptBearer && credential != "":
-		return nil
+	case scheme == "Bearer" && s.opts.Bearer != nil && credential != "":
+		return s.checkBearer(credential)
 	}
 	return blobtest.Err("AuthenticationFailed")
+}
+
+// checkBearer answers for a token that is not good as the service does: 401, where a bad signature gets 403.
+func (s *Server) checkBearer(token string) error {
+	err := s.opts.Bearer(token)
+	if err == nil || errors.As(err, new(*blob.Error)) {
+		return err
+	}
+	e := blobtest.Err("InvalidAuthenticationInfo")
+	e.Err = err
+	return e
+}
+
+// challenge tells a client without a good token where to get one, in the form of the service: "Authorize with
+// Microsoft Entra ID".
+func (s *Server) challenge(h http.Header) {
+	if s.opts.Authority != "" {
+		h.Set("WWW-Authenticate", "Bearer authorization_uri="+s.opts.Authority+"/oauth2/authorize resource_id=https://storage.azure.com")
+	}
 }
 
 func (s *Server) signed(text string) string {
@@ -140,7 +161,7 @@ func (s *Server) checkSAS(q *request) error {
 			return blobtest.Err("AuthenticationFailed")
 		}
 	}
-	if spr := g("spr"); spr != "" && !slices.Contains(strings.Split(spr, ","), "http") {
+	if spr := g("spr"); spr != "" && !slices.Contains(strings.Split(spr, ","), s.scheme()) {
 		return blobtest.Err("AuthorizationFailure") // signed for https only
 	}
 	kind := "o" // object, container or service

@@ -1,10 +1,13 @@
 package blobserver
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"blobmount/blobcache/blob"
+	"blobmount/blobcache/blobtest"
 )
 
 // Signatures that azblob v1.8.3 made with the emulators' key for port 10000, at newFakeClock's time. They do not
@@ -114,4 +117,44 @@ func TestAnonymousAndBearer(t *testing.T) {
 	defer s.Close()
 	c = &client{t, s, c.h}
 	c.do(403, "AuthenticationFailed", "GET", "/con1/a", "")
+}
+
+// What is wrong with a token is said as the service says it, with where to get another one; what an identity may not do
+// has no challenge.
+func TestBearer(t *testing.T) {
+	const authority = "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47"
+	c := start(t, Options{Authority: authority, Bearer: func(token string) error {
+		switch token {
+		case "good":
+			return nil
+		case "no role":
+			return blobtest.Err("AuthorizationPermissionMismatch")
+		}
+		return errors.New("Lifetime validation failed. The token is <expired>.")
+	}})
+	const challenge = "Bearer authorization_uri=" + authority + "/oauth2/authorize resource_id=https://storage.azure.com"
+	c.do(201, "", "PUT", "/con1/a", "x", "Authorization: Bearer good", blockBlob)
+	a := c.do(401, "InvalidAuthenticationInfo", "GET", "/con1/a", "", "Authorization: Bearer old")
+	if got := a.header.Get("WWW-Authenticate"); got != challenge {
+		t.Errorf("challenge %q, want %q", got, challenge)
+	}
+	if !strings.Contains(a.body, "<AuthenticationErrorDetail>Lifetime validation failed. The token is &lt;expired&gt;.</AuthenticationErrorDetail>") {
+		t.Errorf("%s", a.body)
+	}
+	a = c.do(401, "NoAuthenticationInformation", "GET", "/con1/a", "", noAuthorization)
+	if got := a.header.Get("WWW-Authenticate"); got != challenge {
+		t.Errorf("challenge %q, want %q", got, challenge)
+	}
+	a = c.do(403, "AuthorizationPermissionMismatch", "GET", "/con1/a", "", "Authorization: Bearer no role")
+	if got := a.header.Get("WWW-Authenticate"); got != "" {
+		t.Errorf("challenge %q of a request that no other token of the same identity would help", got)
+	}
+	// The token for the source of a block is checked too.
+	const stage = "/con1/b?comp=block&blockid=MQ%3D%3D"
+	src := "x-ms-copy-source: " + c.s.URL() + "/con1/a"
+	c.do(201, "", "PUT", stage, "", "Authorization: Bearer good", src, "x-ms-copy-source-authorization: Bearer good")
+	a = c.do(401, "CannotVerifyCopySource", "PUT", stage, "", "Authorization: Bearer good", src, "x-ms-copy-source-authorization: Bearer old")
+	if got := a.header.Get("WWW-Authenticate"); got != "" {
+		t.Errorf("challenge %q of a request whose own token is good", got)
+	}
 }

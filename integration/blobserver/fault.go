@@ -1,6 +1,7 @@
 package blobserver
 
 import (
+	"crypto/tls"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -118,6 +119,9 @@ func resetAfter(w http.ResponseWriter) {
 func reset(w http.ResponseWriter) {
 	rc := http.NewResponseController(w)
 	if conn, _, err := rc.Hijack(); err == nil {
+		if secure, ok := conn.(*tls.Conn); ok {
+			conn = secure.NetConn() // without the goodbye of TLS
+		}
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0) // Close then sends RST; when that fails it sends FIN, which breaks the answer too
 		}

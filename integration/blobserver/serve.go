@@ -301,6 +301,9 @@ func (q *request) answerError(err error) {
 	q.s.stats.failure(e.ServiceCode)
 	h := q.w.Header()
 	h.Set("x-ms-error-code", e.ServiceCode)
+	if e.ServiceCode == "NoAuthenticationInformation" || e.ServiceCode == "InvalidAuthenticationInfo" {
+		q.s.challenge(h)
+	}
 	// The body is taken from the connection, else the client may find it reset before it reads the answer.
 	_, _ = io.CopyN(io.Discard, q.r.Body, maxDrained) // an error: the client has gone
 	if q.r.Method == http.MethodHead || e.Status == http.StatusNotModified {
@@ -312,7 +315,13 @@ func (q *request) answerError(err error) {
 	escape(&body, e.ServiceCode)
 	body.WriteString("</Code><Message>")
 	escape(&body, fmt.Sprintf("%s\nRequestId:%s\nTime:%s", blobtest.Message(e.ServiceCode), q.id, q.s.opts.Clock.Now().UTC().Format(time.RFC3339Nano)))
-	body.WriteString("</Message></Error>")
+	body.WriteString("</Message>")
+	if e.ServiceCode == "InvalidAuthenticationInfo" && e.Err != nil {
+		body.WriteString("<AuthenticationErrorDetail>")
+		escape(&body, e.Err.Error())
+		body.WriteString("</AuthenticationErrorDetail>")
+	}
+	body.WriteString("</Error>")
 	q.answerXML(e.Status, body.Bytes())
 }
 

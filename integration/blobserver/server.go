@@ -11,6 +11,7 @@ package blobserver
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -43,8 +44,14 @@ type Options struct {
 	Containers []string
 	// Anonymous allows reading and listing without credentials, as a container with public access does.
 	Anonymous bool
-	// AcceptBearer accepts every bearer token, for all requests. Without it none is accepted.
-	AcceptBearer bool
+	// Bearer decides about the bearer token of a request; nil accepts none. An error that is a *blob.Error is the
+	// answer, such as that of an identity without a role; any other one says what is wrong with the token, which the
+	// service answers by 401 and a challenge. Parallel calls are made.
+	Bearer func(token string) error
+	// Authority is where the challenge sends a client for a token, https://HOST/TENANT; empty: no challenge.
+	Authority string
+	// TLS has the certificate to serve https with; nil serves http, over which azcore sends no bearer token.
+	TLS *tls.Config
 	// Store configures the stores of new containers. Its clock is Clock's when Store.Now is nil.
 	Store blobtest.StoreOptions
 	// Clock times latency, bandwidth and the expiry of signatures; nil is the machine's.
@@ -122,7 +129,10 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("blobserver: %w", err)
 	}
-	s.url = "http://" + l.Addr().String() + "/" + o.Account
+	s.url = s.scheme() + "://" + l.Addr().String() + "/" + o.Account
+	if o.TLS != nil {
+		l = tls.NewListener(l, o.TLS)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.http = &http.Server{
@@ -167,7 +177,14 @@ func (s *Server) URL() string { return s.url }
 
 // ConnectionString returns what azblob and other tools need to use the account, its key included.
 func (s *Server) ConnectionString() string {
-	return fmt.Sprintf("DefaultEndpointsProtocol=http;AccountName=%s;AccountKey=%s;BlobEndpoint=%s;", s.opts.Account, s.opts.Key, s.url)
+	return fmt.Sprintf("DefaultEndpointsProtocol=%s;AccountName=%s;AccountKey=%s;BlobEndpoint=%s;", s.scheme(), s.opts.Account, s.opts.Key, s.url)
+}
+
+func (s *Server) scheme() string {
+	if s.opts.TLS != nil {
+		return "https"
+	}
+	return "http"
 }
 
 // containerName is the rule of "Naming and referencing containers, blobs, and metadata"; two hyphens in a row,

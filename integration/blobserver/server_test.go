@@ -60,7 +60,9 @@ type client struct {
 func start(t testing.TB, o Options) *client {
 	t.Helper()
 	o.Containers = append(o.Containers, "con1")
-	o.AcceptBearer = true
+	if o.Bearer == nil {
+		o.Bearer = func(string) error { return nil }
+	}
 	s, err := Start(o)
 	if err != nil {
 		t.Fatal(err)
