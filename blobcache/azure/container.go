@@ -8,10 +8,10 @@
 // # What a write that was repeated may answer
 //
 // A reply can be lost after the service acted. Repeating an unconditional write is harmless; a conditional one
-// finds its own first attempt in the way and is refused. For Upload, CommitBlockList, AppendBlock and SetMetadata the
+// finds its own first attempt in the way and is refused. For Upload, CommitBlockList, AppendBlock, SetMetadata and Copy the
 // adapter then looks whether the version that is there is the one it sent (see recognise.go); Delete that finds nothing
 // on a repetition has succeeded, and so has ReleaseLease that finds no lease of its own. AcquireLease and RenewLease may
-// be repeated. Copy reports the conflict, since nothing in the service's answer tells whose version it is.
+// be repeated.
 package azure
 
 import (

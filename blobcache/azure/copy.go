@@ -32,14 +32,14 @@ func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOption
 	if err := cmp.Or(checkName(op, dst), checkName(op, src), checkOptions(op, dst, blob.Headers{}, o.Metadata)); err != nil {
 		return blob.Written{}, err
 	}
-	ctx, _ = withAttempts(ctx, op, dst)
+	ctx, tries := withAttempts(ctx, op, dst)
 	var w blob.Written
 	for change := 0; ; change++ {
 		options, pinned, err := c.copyOptions(ctx, dst, src, o)
 		if err != nil {
 			return blob.Written{}, fail(ctx, op, dst, err)
 		}
-		if w, err = c.copyBlob(ctx, dst, src, options, o.Condition); err == nil {
+		if w, err = c.copyBlob(ctx, tries, dst, src, options, o); err == nil {
 			break
 		}
 		if !pinned || change == maxSourceChanges || !sourceChanged(err) {
@@ -84,8 +84,8 @@ func sourceChanged(err error) bool {
 		(e.ServiceCode == string(bloberror.SourceConditionNotMet) || e.ServiceCode == string(bloberror.CannotVerifyCopySource))
 }
 
-// copyBlob copies, and waits until the copy is complete; cond is the condition that options has for the destination.
-func (c *Container) copyBlob(ctx context.Context, dst, src string, options *sdkblob.StartCopyFromURLOptions, cond blob.Condition) (blob.Written, error) {
+// copyBlob copies, and waits until the copy is complete; o is what options were made from.
+func (c *Container) copyBlob(ctx context.Context, tries *attempts, dst, src string, options *sdkblob.StartCopyFromURLOptions, o blob.CopyOptions) (blob.Written, error) {
 	const op = "Copy"
 	source := c.URL(src)
 	if c.sas != "" {
@@ -94,7 +94,11 @@ func (c *Container) copyBlob(ctx context.Context, dst, src string, options *sdkb
 	client := c.client.NewBlobClient(dst)
 	r, err := client.StartCopyFromURL(ctx, source, options)
 	if err != nil {
-		return blob.Written{}, failWrite(ctx, op, dst, cond, err)
+		if w, ok := c.recognise(ctx, tries, o.Condition, err, c.holdsCopy(src, o.Source)); ok {
+			w.Doubtful = true
+			return w, nil
+		}
+		return blob.Written{}, failWrite(ctx, op, dst, o.Condition, err)
 	}
 	w, status, id := written(r.ETag, r.LastModified), value(r.CopyStatus), text(r.CopyID)
 	for poll := 1; status == sdkblob.CopyStatusTypePending; poll++ {

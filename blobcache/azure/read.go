@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,23 @@ func (c *Container) Properties(ctx context.Context, name string, cond blob.Condi
 	if err != nil {
 		return blob.Properties{}, fail(ctx, op, name, err)
 	}
-	return headProperties(name, r), nil
+	p := headProperties(name, r)
+	p.CopiedFrom = c.nameIn(text(r.CopySource))
+	return p, nil
+}
+
+// nameIn returns the blob of this container that an address names, "" if it is elsewhere.
+func (c *Container) nameIn(address string) string {
+	u, err := url.Parse(address)
+	base, baseErr := url.Parse(c.base)
+	if err != nil || baseErr != nil || !strings.EqualFold(u.Host, base.Host) {
+		return ""
+	}
+	name, ok := strings.CutPrefix(u.Path, base.Path+"/")
+	if !ok {
+		return ""
+	}
+	return name
 }
 
 // ReadAt implements blob.Container. A connection that breaks is replaced while the body is read: the rest is

@@ -30,7 +30,8 @@ import (
 // is what the caller asked for. (For SetMetadata that is so as long as who writes other content in these seconds writes
 // other metadata too.) The exception is an empty blob that must not exist before. Programs use such
 // blobs as locks between hosts, all writers write the same, and two of them must not both be told that they made
-// it. There the refusal stands: a lock that is reported as taken though it is ours is safe, and rare.
+// it. There the refusal stands: a lock that is reported as taken though it is ours is safe, and rare. A copy names its
+// source, and with the source's ETag its content, so that an empty one can be recognised too.
 
 // holds reports whether a version is what a write would have made.
 type holds func(context.Context, blob.Properties) (bool, error)
@@ -51,7 +52,7 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, cond blob.Co
 		return blob.Written{}, false
 	}
 	p, err := c.Properties(ctx, tries.name, blob.Condition{})
-	if err != nil || p.Size == 0 && cond.IfNoneMatch == blob.Any {
+	if err != nil || p.Size == 0 && cond.IfNoneMatch == blob.Any && tries.op != "Copy" {
 		return blob.Written{}, false
 	}
 	// Both times are of whole seconds.
@@ -83,6 +84,18 @@ func (c *Container) holdsAppend(size, position int64, sum uint64) holds {
 			return false, nil
 		}
 		return c.holdsBytes(ctx, p, position, size, sum)
+	}
+}
+
+// holdsCopy compares the source that the service has noted. It does not note the version; but if the source is still the
+// one that was to be copied, a copy that was made meanwhile is of that.
+func (c *Container) holdsCopy(src string, cond blob.Condition) holds {
+	return func(ctx context.Context, p blob.Properties) (bool, error) {
+		if p.CopiedFrom != src || cond.IfMatch == "" || cond.IfMatch == blob.Any {
+			return false, nil
+		}
+		now, err := c.Properties(ctx, src, blob.Condition{IfMatch: cond.IfMatch})
+		return err == nil && now.Size == p.Size, err
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,6 +100,62 @@ func TestRecognisesOwnMetadata(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", what, w, err)
 		case !test.ours && !blob.Is(err, blob.ConditionNotMet):
 			t.Errorf("%s: got %+v, %v, want ConditionNotMet", what, w, err)
+		}
+	}
+}
+
+// A copy whose answer was lost is ours if it was made since, from this source, and the source is what was to be copied.
+func TestRecognisesOwnCopy(t *testing.T) {
+	for what, test := range map[string]struct {
+		from, now string // of the copy: its source; of the source: its ETag
+		age       time.Duration
+		answered  bool // the first try
+		ours      bool
+	}{
+		"ours":            {from: "a b", now: etag1, ours: true},
+		"of another blob": {from: "a", now: etag1},
+		"no copy":         {now: etag1},
+		"long ago":        {from: "a b", now: etag1, age: time.Minute},
+		"source changed":  {from: "a b", now: `"0x2"`},
+		"first refusal":   {from: "a b", now: etag1, answered: true},
+	} {
+		puts := 0
+		var s *service
+		s = serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			h := w.Header()
+			switch {
+			case r.Method == http.MethodPut:
+				if puts++; puts == 1 && !test.answered {
+					hangUp(w)
+					return
+				}
+				refuse(w, r, http.StatusConflict, "BlobAlreadyExists", "")
+			case strings.HasSuffix(r.URL.Path, "/dst"):
+				h.Set("ETag", `"copy"`)
+				h.Set("Last-Modified", time.Now().Add(-test.age).UTC().Format(http.TimeFormat))
+				if test.from != "" {
+					u, err := url.Parse(s.container(t, nil).URL(test.from))
+					if err != nil {
+						t.Error(err)
+					}
+					h.Set("x-ms-copy-source", u.String())
+				}
+			default:
+				if m := r.Header.Get("If-Match"); m != "" && m != test.now {
+					refuse(w, r, http.StatusPreconditionFailed, "ConditionNotMet", "")
+					return
+				}
+				h.Set("ETag", test.now)
+			}
+		})
+		w, err := s.container(t, nil).Copy(t.Context(), "dst", "a b", blob.CopyOptions{
+			Source: blob.Condition{IfMatch: etag1}, Condition: blob.Condition{IfNoneMatch: blob.Any},
+		})
+		switch {
+		case test.ours && (err != nil || w.ETag != `"copy"` || !w.Doubtful):
+			t.Errorf("%s: got %+v, %v", what, w, err)
+		case !test.ours && !blob.Is(err, blob.Exists):
+			t.Errorf("%s: got %+v, %v, want Exists", what, w, err)
 		}
 	}
 }

@@ -175,6 +175,9 @@ type Properties struct {
 	Metadata map[string]string
 	// VersionID is empty unless the account keeps versions.
 	VersionID string
+	// CopiedFrom is the name of the blob of this container that Copy made this one from, until its content is replaced.
+	// Empty when it was not, or when somebody else copied it from elsewhere. Only Container.Properties tells it.
+	CopiedFrom string
 }
 
 // Body is the content of a range, streaming in.
@@ -243,7 +246,8 @@ type Written struct {
 	ETag     ETag
 	Modified time.Time
 	// Doubtful: the answer to SetMetadata was lost, and the version that is there has the metadata that was sent. It
-	// is not certain that it has the content of before.
+	// is not certain that it has the content of before. Of Copy: the answer was lost, and the version that is there is a
+	// copy of the version that was to be copied; another host may have made it at the same time.
 	Doubtful bool
 }
 

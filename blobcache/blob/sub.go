@@ -36,6 +36,11 @@ func (s sub) URL(name string) string { return s.c.URL(s.prefix + name) }
 func (s sub) Properties(ctx context.Context, name string, c Condition) (Properties, error) {
 	p, err := s.c.Properties(ctx, s.prefix+name, c)
 	p.Name = name
+	if from, ok := strings.CutPrefix(p.CopiedFrom, s.prefix); ok {
+		p.CopiedFrom = from
+	} else {
+		p.CopiedFrom = ""
+	}
 	return p, err
 }
 

@@ -222,6 +222,20 @@ func copyChecks() []Check {
 			p.holds("src", "onetwo")
 			p.equal(p.props("src").ETag, from.ETag, "ETag of the source")
 		}),
+		// "Get Blob Properties", x-ms-copy-source: a copy names its source, until its content is replaced.
+		check("Copy/Source", func(p *probe) {
+			const src, dst = "dir/a b%?ü", "dir/copy"
+			p.put(src, "x", blob.WriteOptions{})
+			p.equal(p.props(src).CopiedFrom, "", "source of what is no copy")
+			_, err := p.c.Copy(p.ctx, dst, src, blob.CopyOptions{})
+			p.ok(err, "Copy")
+			p.equal(p.props(dst).CopiedFrom, src, "source of the copy")
+			_, err = p.c.SetMetadata(p.ctx, dst, map[string]string{"a": "1"}, blob.Condition{})
+			p.ok(err, "SetMetadata")
+			p.equal(p.props(dst).CopiedFrom, src, "source of the copy with other metadata")
+			p.put(dst, "y", blob.WriteOptions{})
+			p.equal(p.props(dst).CopiedFrom, "", "source of what was a copy")
+		}),
 		// contract: the block list comes along, so a copy can be changed block by block.
 		check("Copy/BlockList", func(p *probe) {
 			p.stage("src", "1", "one")

@@ -19,7 +19,7 @@ func (s *Store) Copy(dst, src string, o blob.CopyOptions) (blob.Written, error) 
 	if err != nil {
 		return blob.Written{}, err
 	}
-	return s.copyRecord(source, dst, CopyOptions{CopyOptions: o, Tier: source.tier, Tags: source.tags})
+	return s.copyRecord(source, dst, src, CopyOptions{CopyOptions: o, Tier: source.tier, Tags: source.tags})
 }
 
 // CopyFrom copies a blob, of this or another container, as the service does (Copy Blob): content, headers, metadata
@@ -29,7 +29,10 @@ func (s *Store) CopyFrom(from *Store, dst, src string, o CopyOptions) (blob.Writ
 	if err != nil {
 		return blob.Written{}, err
 	}
-	return s.copyRecord(source, dst, o)
+	if from.blobs != s.blobs {
+		src = ""
+	}
+	return s.copyRecord(source, dst, src, o)
 }
 
 // copySource returns the version to copy. The locks of two containers are never held together: it is immutable.
@@ -49,12 +52,13 @@ func (s *Store) copySource(name string, c blob.Condition) (*record, error) {
 	return r, nil
 }
 
-func (s *Store) copyRecord(source *record, dst string, o CopyOptions) (blob.Written, error) {
+// copyRecord makes the copy of a version; copied is its name if it is one of s.
+func (s *Store) copyRecord(source *record, dst, copied string, o CopyOptions) (blob.Written, error) {
 	if err := checkName(dst); err != nil {
 		return blob.Written{}, err
 	}
 	r := *source
-	r.created = time.Time{}
+	r.created, r.copied = time.Time{}, copied
 	var err error
 	if r.tags, err = checkTags(o.Tags); err != nil {
 		return blob.Written{}, err

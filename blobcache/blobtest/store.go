@@ -65,6 +65,7 @@ type record struct {
 	tags     map[string]string
 	content  content
 	blocks   []committed // nil when the blob was not written by a block list
+	copied   string      // the blob of this store that it was copied from
 }
 
 type committed struct {
@@ -352,7 +353,9 @@ func (s *Store) Properties(name string, c blob.Condition) (blob.Properties, erro
 	if err := checkRead(r, c); err != nil {
 		return blob.Properties{}, err
 	}
-	return r.properties(name), nil
+	p := r.properties(name)
+	p.CopiedFrom = r.copied
+	return p, nil
 }
 
 // Get returns a range of a blob (Get Blob). A negative count means to the end, and with offset 0 the whole blob,
@@ -396,7 +399,10 @@ func (s *Store) SetMetadata(name string, metadata map[string]string, c blob.Cond
 
 // SetHeaders replaces the standard headers of a blob (Set Blob Properties).
 func (s *Store) SetHeaders(name string, h blob.Headers, c blob.Condition) (blob.Written, error) {
-	return s.change(name, c, func(r *record) error { return r.setHeaders(h) })
+	return s.change(name, c, func(r *record) error {
+		r.copied = "" // "Get Blob Properties", x-ms-copy-source: until Set Blob Properties, Put Blob or Put Block List
+		return r.setHeaders(h)
+	})
 }
 
 // SetTier moves a blob to another access tier (Set Blob Tier). Unlike every other change it leaves the ETag and

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -155,6 +156,11 @@ func (q *request) getProperties() error {
 		return err
 	}
 	setProperties(q.w.Header(), p, store.LeaseState(q.blob))
+	if p.CopiedFrom != "" {
+		source := &url.URL{Path: "/" + q.container + "/" + p.CopiedFrom}
+		q.w.Header().Set("x-ms-copy-source", q.s.url+source.EscapedPath())
+		q.w.Header().Set("x-ms-copy-status", "success")
+	}
 	q.w.WriteHeader(http.StatusOK)
 	return nil
 }
