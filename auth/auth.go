@@ -18,6 +18,7 @@ package auth
 
 import (
 	"cmp"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/url"
@@ -26,7 +27,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
 )
 
 // Options say where to look.
@@ -51,7 +51,7 @@ type Options struct {
 type Found struct {
 	Account   string // empty when the endpoint does not tell and the credential does not need it
 	Endpoint  string // service URL, without a slash at its end
-	SharedKey *azblob.SharedKeyCredential
+	SharedKey *SharedKey
 	Token     azcore.TokenCredential
 	SAS       Secret // query without '?'; ask HasSAS
 	HasSAS    bool
@@ -306,13 +306,20 @@ func (f *finder) sharedKey(v value) (Found, error) {
 	return found, err
 }
 
-func sharedKey(account string, key Secret, origin string) (*azblob.SharedKeyCredential, error) {
-	c, err := azblob.NewSharedKeyCredential(account, key.Reveal())
-	if err != nil {
-		// The cause is left out: it can only be base64, and it is not ours to promise that it has no part of the key.
+// SharedKey is an account with one of its keys, in base64.
+type SharedKey struct {
+	account string
+	Key     Secret
+}
+
+// AccountName returns the account.
+func (k *SharedKey) AccountName() string { return k.account }
+
+func sharedKey(account string, key Secret, origin string) (*SharedKey, error) {
+	if raw, err := base64.StdEncoding.DecodeString(key.Reveal()); err != nil || len(raw) == 0 {
 		return nil, fmt.Errorf("%s: the account key is not valid base64", origin)
 	}
-	return c, nil
+	return &SharedKey{account, key}, nil
 }
 
 func (f *finder) sas(v value) (Found, error) {

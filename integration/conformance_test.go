@@ -44,7 +44,7 @@ func TestConformanceAzurite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg := azure.Config{URL: url, Credential: azure.Credential{SharedKey: s.Credential()}}
+		cfg := azure.Config{URL: url, Credential: azure.Credential{SharedKey: sharedKey(t, azurite.Account, azurite.Key)}}
 		return blobtest.Subject{Container: open(t, cfg), Other: open(t, cfg)}
 	}, azuriteDeviates...)
 }
@@ -54,10 +54,7 @@ func TestConformanceAzurite(t *testing.T) {
 func TestConformanceEmbedded(t *testing.T) {
 	for name, store := range map[string]blobtest.StoreOptions{"plain": {}, "empty pages": {EmptyPages: true}} {
 		t.Run(name, func(t *testing.T) {
-			key, err := container.NewSharedKeyCredential(blobserver.DefaultAccount, blobserver.DefaultKey)
-			if err != nil {
-				t.Fatal(err)
-			}
+			key := sharedKey(t, blobserver.DefaultAccount, blobserver.DefaultKey)
 			blobtest.Conformance(t, func(t *testing.T) blobtest.Subject {
 				clock := &movedClock{}
 				store.Now = clock.Now
@@ -71,6 +68,15 @@ func TestConformanceEmbedded(t *testing.T) {
 			})
 		})
 	}
+}
+
+func sharedKey(t *testing.T, account, key string) *azure.SharedKey {
+	t.Helper()
+	k, err := azure.NewSharedKey(account, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
 
 // movedClock is the machine's clock, moved on.

@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
-
 	"blobmount/blobcache/blob"
 )
 
@@ -97,7 +95,7 @@ func hangUp(w http.ResponseWriter) {
 }
 
 func TestNew(t *testing.T) {
-	key, err := container.NewSharedKeyCredential("account", base64.StdEncoding.EncodeToString([]byte("key")))
+	key, err := NewSharedKey("account", base64.StdEncoding.EncodeToString([]byte("key")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,13 +33,6 @@ import (
 	"blobmount/blobcache/blob"
 )
 
-// Credential is how requests are authorised. At most one field is set; none means anonymous access.
-type Credential struct {
-	SharedKey *container.SharedKeyCredential
-	Token     azcore.TokenCredential
-	SAS       string // the query string of a shared access signature, with or without the leading "?"
-}
-
 // Config says which container, and how to talk to it. The zero value of a field that has a default means the
 // default.
 type Config struct {
@@ -47,6 +40,9 @@ type Config struct {
 	// the account in the path, as emulators want it: http://127.0.0.1:10000/devstoreaccount1/CONTAINER.
 	URL        string
 	Credential Credential
+	// Renew is called when the service has refused the credential, before the operation fails. It may call
+	// SetCredential: then the operation is tried again. Parallel calls are made. Nil for a credential that never changes.
+	Renew func(context.Context)
 	// RetryFor is how long an operation goes on repeating failures that are safe to repeat: throttling, a
 	// failing service, a broken connection. An operation that Retry-After would hold back beyond it fails at once;
 	// waiting for a connection while others are served does not count. 0 means DefaultRetryFor, a negative value
@@ -64,12 +60,11 @@ const DefaultRetryFor = 90 * time.Second
 
 // Container is a container of the Blob service. Its methods may be called in parallel.
 type Container struct {
-	client *container.Client
-	cred   Credential
+	client *container.Client // signs nothing: see signer
+	access atomic.Pointer[access]
 	leases *blob.Leases
 	// base is the container's address without credentials, as URL gives it.
 	base     string
-	sas      string // without "?", empty unless the credential is a SAS
 	retryFor time.Duration
 	log      *slog.Logger
 	close    func()
@@ -87,10 +82,8 @@ func New(cfg Config) (*Container, error) {
 		return nil, err
 	}
 	c := &Container{
-		cred:     cfg.Credential,
 		leases:   blob.NewLeases(),
 		base:     base.String(),
-		sas:      strings.TrimPrefix(cfg.Credential.SAS, "?"),
 		retryFor: cfg.RetryFor,
 		log:      cfg.Log,
 	}
@@ -99,6 +92,12 @@ func New(cfg Config) (*Container, error) {
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
+	}
+	if err := c.SetCredential(cfg.Credential); err != nil {
+		return nil, err
+	}
+	if cfg.Credential.SAS != "" && base.Scheme == "http" {
+		c.log.Warn("the SAS is sent without encryption", "endpoint", base.Host)
 	}
 	if cfg.Transport.MaxConnections < 0 {
 		return nil, fmt.Errorf("%d connections are not enough", cfg.Transport.MaxConnections)
@@ -115,31 +114,17 @@ func New(cfg Config) (*Container, error) {
 			Telemetry: policy.TelemetryOptions{ApplicationID: "blobmount"},
 			// The SDK's own policy counts attempts; the contract here is a span of time. It gets one try, and
 			// retrier repeats around it.
-			Retry:           policy.RetryOptions{MaxRetries: -1},
-			PerCallPolicies: []policy.Policy{pageReader{}, &retrier{retryFor: c.retryFor, log: c.log, throttle: limit}},
+			Retry: policy.RetryOptions{MaxRetries: -1},
+			PerCallPolicies: []policy.Policy{pageReader{}, &retrier{
+				retryFor: c.retryFor, log: c.log, throttle: limit, access: &c.access, renew: cfg.Renew,
+			}},
+			PerRetryPolicies: []policy.Policy{signer{c}},
 		},
 		// "Expect: 100-continue" would cost a round trip per upload for a minute after each throttled request.
 		// An early refusal needs no help: the transport stops sending when the answer arrives (see gate).
 		ExpectContinueBehavior: container.ExpectContinueOptions{Mode: container.ExpectContinueModeOff},
 	}
-	switch cred := cfg.Credential; {
-	case count(cred.SharedKey != nil, cred.Token != nil, c.sas != "") > 1:
-		return nil, errors.New("more than one kind of credential: give a shared key, a token or a SAS")
-	case cred.SharedKey != nil:
-		c.client, err = container.NewClientWithSharedKeyCredential(c.base, cred.SharedKey, options)
-	case cred.Token != nil:
-		c.client, err = container.NewClient(c.base, tokenSource{cred.Token}, options)
-	case c.sas != "":
-		if _, err := url.ParseQuery(c.sas); err != nil || strings.ContainsAny(c.sas, "?#") {
-			return nil, errors.New("the SAS is not a query string of the form sv=VERSION&sig=SIGNATURE")
-		}
-		if base.Scheme == "http" {
-			c.log.Warn("the SAS is sent without encryption", "endpoint", base.Host)
-		}
-		c.client, err = container.NewClientWithNoCredential(c.base+"?"+c.sas, options)
-	default:
-		c.client, err = container.NewClientWithNoCredential(c.base, options)
-	}
+	c.client, err = container.NewClientWithNoCredential(c.base, options)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.base, safe(err))
 	}
@@ -189,17 +174,6 @@ func containerURL(s string) (*url.URL, error) {
 		host = strings.TrimSuffix(host, ":"+p)
 	}
 	return &url.URL{Scheme: u.Scheme, Host: host, Path: "/" + path}, nil
-}
-
-// tokenSource marks the failures of a credential, so that they can be told from those of the service.
-type tokenSource struct{ azcore.TokenCredential }
-
-func (t tokenSource) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	token, err := t.TokenCredential.GetToken(ctx, o)
-	if err != nil {
-		return token, &credentialError{err}
-	}
-	return token, nil
 }
 
 func count(conditions ...bool) (n int) {

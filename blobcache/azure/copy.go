@@ -5,15 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-	"path"
-	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
 
 	"blobmount/blobcache/blob"
 )
@@ -87,12 +82,8 @@ func sourceChanged(err error) bool {
 // copyBlob copies, and waits until the copy is complete; o is what options were made from.
 func (c *Container) copyBlob(ctx context.Context, tries *attempts, dst, src string, options *sdkblob.StartCopyFromURLOptions, o blob.CopyOptions) (blob.Written, error) {
 	const op = "Copy"
-	source := c.URL(src)
-	if c.sas != "" {
-		source += "?" + c.sas
-	}
 	client := c.client.NewBlobClient(dst)
-	r, err := client.StartCopyFromURL(ctx, source, options)
+	r, err := client.StartCopyFromURL(context.WithValue(ctx, copySourceKey{}, copySource{name: src}), c.URL(src), options)
 	if err != nil {
 		if w, ok := c.recognise(ctx, tries, o.Condition, err, c.holdsCopy(src, o.Source)); ok {
 			w.Doubtful = true
@@ -130,61 +121,11 @@ func (c *Container) StageBlockFrom(ctx context.Context, name, id string, src blo
 		return &blob.Error{Code: blob.InvalidRange, Op: op, Name: name, Err: fmt.Errorf("%d bytes at %d of %q", src.Size, src.Offset, src.Name)}
 	}
 	ctx, _ = withAttempts(ctx, op, name)
-	address, token, err := c.readable(ctx, src.Name)
-	if err != nil {
-		return fail(ctx, op, name, err)
-	}
-	_, err = c.client.NewBlockBlobClient(name).StageBlockFromURL(ctx, encodeID(id), address, &blockblob.StageBlockFromURLOptions{
-		CopySourceAuthorization:        optional(token),
+	from := context.WithValue(ctx, copySourceKey{}, copySource{name: src.Name, asClient: true})
+	_, err := c.client.NewBlockBlobClient(name).StageBlockFromURL(from, encodeID(id), c.URL(src.Name), &blockblob.StageBlockFromURLOptions{
 		Range:                          sdkblob.HTTPRange{Offset: src.Offset, Count: src.Size},
 		SourceModifiedAccessConditions: sourceConditions(src.Condition),
 		LeaseAccessConditions:          c.leaseCondition(name),
 	})
 	return failWrite(ctx, op, name, blob.Condition{}, err)
-}
-
-// sourceSignedFor is how long the signature on a source's address holds: RetryFor is well below it, and clocks may
-// differ by 15 minutes, as for every request that a shared key signs.
-const sourceSignedFor = 30 * time.Minute
-
-// storageScope is what a token for the Blob service is asked for ("Authorize with Microsoft Entra ID").
-const storageScope = "https://storage.azure.com/.default"
-
-// readable returns an address under which the service itself can read a blob, and the token to read it with if it
-// needs one. Put Block From URL reads its source as any client would: the signature on the request does not cover it.
-// The address holds a secret.
-func (c *Container) readable(ctx context.Context, name string) (address, token string, err error) {
-	address = c.URL(name)
-	switch {
-	case c.cred.SharedKey != nil:
-		query, err := c.signRead(name)
-		return address + "?" + query, "", err
-	case c.cred.Token != nil:
-		t, err := tokenSource{c.cred.Token}.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{storageScope}})
-		return address, "Bearer " + t.Token, err
-	case c.sas != "":
-		return address + "?" + c.sas, "", nil
-	}
-	return address, "", nil
-}
-
-// signRead returns a service SAS to read one blob.
-func (c *Container) signRead(name string) (string, error) {
-	base, err := url.Parse(c.base)
-	if err != nil {
-		return "", err
-	}
-	protocol := sas.ProtocolHTTPS
-	if base.Scheme == "http" {
-		protocol = sas.ProtocolHTTPSandHTTP
-	}
-	permissions := sas.BlobPermissions{Read: true}
-	q, err := sas.BlobSignatureValues{
-		Protocol:      protocol,
-		ExpiryTime:    time.Now().UTC().Add(sourceSignedFor),
-		Permissions:   permissions.String(),
-		ContainerName: path.Base(base.Path),
-		BlobName:      name,
-	}.SignWithSharedKey(c.cred.SharedKey)
-	return q.Encode(), err
 }

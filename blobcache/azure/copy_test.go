@@ -14,7 +14,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"blobmount/blobcache/blob"
 )
@@ -28,7 +27,7 @@ func (fixedToken) GetToken(_ context.Context, o policy.TokenRequestOptions) (azc
 // The service reads the source of a block like any client: with each credential it gets an address that it may read,
 // or a token.
 func TestReadable(t *testing.T) {
-	key, err := container.NewSharedKeyCredential("account", base64.StdEncoding.EncodeToString([]byte("key")))
+	key, err := NewSharedKey("account", base64.StdEncoding.EncodeToString([]byte("key")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +44,7 @@ func TestReadable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, token, err := c.readable(t.Context(), "dir/a b"); got != test.url || token != test.token || err != nil {
+		if got, token, err := c.access.Load().readable(t.Context(), c.base, c.URL("dir/a b"), "dir/a b"); got != test.url || token != test.token || err != nil {
 			t.Errorf("%s: got %q, %q, %v", what, got, token, err)
 		}
 	}
@@ -54,7 +53,7 @@ func TestReadable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, token, err := c.readable(t.Context(), "dir/a b")
+		got, token, err := c.access.Load().readable(t.Context(), c.base, c.URL("dir/a b"), "dir/a b")
 		if err != nil || token != "" {
 			t.Fatalf("got token %q, %v", token, err)
 		}

@@ -9,10 +9,14 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+
+	"blobmount/blobcache/blob"
 )
 
 const (
@@ -51,6 +55,8 @@ type retrier struct {
 	retryFor time.Duration
 	log      *slog.Logger
 	throttle *throttle
+	access   *atomic.Pointer[access]
+	renew    func(context.Context) // nil when the credential never changes
 }
 
 func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
@@ -61,7 +67,8 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 	}
 	began, before := time.Now(), a.queued
 	spent := func() time.Duration { return time.Since(began) - (a.queued - before) }
-	for try := 1; ; try++ {
+	given, fixed := ctx.Value(accessKey{}).(*access) // by TryCredential
+	for try, renewals := 1, 0; ; try++ {
 		if err := req.RewindBody(); err != nil {
 			return nil, err
 		}
@@ -70,8 +77,21 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 			return nil, err
 		}
 		a.queued += queued
-		resp, err := req.Clone(context.WithValue(ctx, slotKey{}, slot)).Next()
+		used := given
+		if !fixed {
+			used = r.access.Load()
+		}
+		resp, err := req.Clone(context.WithValue(context.WithValue(ctx, slotKey{}, slot), accessKey{}, used)).Next()
 		slot.answered(resp, err)
+		if fixed {
+			return resp, err
+		}
+		if renewals < maxRenewals && rejected(resp, err) && r.renewed(ctx, used, resp) {
+			renewals++
+			r.report(ctx, a, try, 0, resp, err)
+			drop(resp)
+			continue
+		}
 		if !a.mayRepeat(resp, err) {
 			return resp, err
 		}
@@ -92,6 +112,42 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+}
+
+// maxRenewals bounds how often one operation is tried again since the credential has changed. Two, since the one that is
+// used next may be replaced at that very moment.
+const maxRenewals = 2
+
+// rejected reports whether a try failed in a way that another credential may cure.
+func rejected(resp *http.Response, err error) bool {
+	if err != nil {
+		var token *credentialError
+		var final interface{ NonRetriable() }
+		return errors.As(err, &token) && errors.As(err, &final)
+	}
+	code := bloberror.Code(resp.Header.Get("x-ms-error-code"))
+	meaning, known := codes[code]
+	if !known { // CannotVerifyCopySource has the status of reading the source
+		meaning = statuses[resp.StatusCode]
+	}
+	return resp.StatusCode >= 400 && (meaning == blob.Unauthenticated || meaning == blob.Forbidden)
+}
+
+// renewed waits until the source of the credential was read again, and reports whether there is another one than the one
+// that was refused.
+func (r *retrier) renewed(ctx context.Context, refused *access, resp *http.Response) bool {
+	if r.access.Load() != refused {
+		return true
+	}
+	if r.renew == nil {
+		return false
+	}
+	if resp != nil {
+		// A body that nobody has read keeps its slot, and renew needs one.
+		_, _ = runtime.Payload(resp)
+	}
+	r.renew(ctx)
+	return r.access.Load() != refused
 }
 
 // mayRepeat judges one try, and notes what it leaves open.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,8 +52,9 @@ type client struct {
 func newClient(connections int, log *slog.Logger, do fakeService) *client {
 	c := &client{throttle: newThrottle(connections, log), began: time.Now()}
 	c.options = policy.ClientOptions{
-		Retry:           policy.RetryOptions{MaxRetries: -1},
-		PerCallPolicies: []policy.Policy{&retrier{retryFor: DefaultRetryFor, log: slog.New(slog.DiscardHandler), throttle: c.throttle}},
+		Retry: policy.RetryOptions{MaxRetries: -1},
+		PerCallPolicies: []policy.Policy{&retrier{retryFor: DefaultRetryFor, log: slog.New(slog.DiscardHandler), throttle: c.throttle,
+			access: new(atomic.Pointer[access])}},
 		Transport: slotTransport{fakeService(func(req *http.Request) (*http.Response, error) {
 			c.mu.Lock()
 			c.sent = append(c.sent, fmt.Sprint(req.URL.Path[1:], " ", time.Since(c.began).Round(time.Millisecond)))

@@ -254,9 +254,9 @@ func retryFor(d durationValue) time.Duration {
 }
 
 func openContainer(found auth.Found, name string, retryFor time.Duration, log *slog.Logger) (*azure.Container, error) {
-	credential := azure.Credential{SharedKey: found.SharedKey, Token: found.Token}
-	if found.HasSAS {
-		credential.SAS = found.SAS.Reveal()
+	credential, err := credentialOf(found)
+	if err != nil {
+		return nil, err
 	}
 	return azure.New(azure.Config{
 		URL:        found.Endpoint + "/" + name,
@@ -265,6 +265,18 @@ func openContainer(found auth.Found, name string, retryFor time.Duration, log *s
 		Transport:  azure.TransportConfig{Proxy: http.ProxyFromEnvironment},
 		Log:        log,
 	})
+}
+
+// credentialOf is what was found, as the adapter wants it.
+func credentialOf(found auth.Found) (azure.Credential, error) {
+	switch {
+	case found.SharedKey != nil:
+		key, err := azure.NewSharedKey(found.SharedKey.AccountName(), found.SharedKey.Key.Reveal())
+		return azure.Credential{SharedKey: key}, err
+	case found.HasSAS:
+		return azure.Credential{SAS: found.SAS.Reveal()}, nil
+	}
+	return azure.Credential{Token: found.Token}, nil
 }
 
 // openLog lets the log go where it belongs.

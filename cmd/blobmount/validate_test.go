@@ -9,8 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
-
 	"blobmount/auth"
 	"blobmount/blobcache/blob"
 )
@@ -30,13 +28,9 @@ func (f failing) List(ctx context.Context, o blob.ListOptions) (blob.Page, error
 }
 
 func TestValidateExplains(t *testing.T) {
-	key, err := azblob.NewSharedKeyCredential("acct1", planted)
-	if err != nil {
-		t.Fatal(err)
-	}
 	base := auth.Found{Account: "acct1", Endpoint: "https://acct1.blob.core.windows.net"}
 	withKey, withSAS, withToken, anonymous := base, base, base, base
-	withKey.SharedKey, withKey.Origin = key, "account key from environment AZURE_STORAGE_ACCOUNT_KEY"
+	withKey.SharedKey, withKey.Origin = new(auth.SharedKey), "account key from environment AZURE_STORAGE_ACCOUNT_KEY"
 	withSAS.SAS, withSAS.HasSAS, withSAS.Origin = auth.NewSecret("sig="+planted), true, "SAS token from secret file /s/sas_token"
 	withToken.Token, withToken.Origin = fakeToken{}, "identity from azidentity's default chain"
 	anonymous.Origin = "anonymous access from --anonymous"
