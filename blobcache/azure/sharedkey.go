@@ -52,14 +52,23 @@ func (k *SharedKey) sign(r *http.Request, now time.Time) {
 	}
 	text := strings.Join([]string{
 		r.Method, h.Get("Content-Encoding"), h.Get("Content-Language"), length,
-		// The SDK writes it so, which is not what net/http makes of it.
-		cmp.Or(strings.Join(h["Content-MD5"], ","), h.Get("Content-MD5")),
+		contentMD5(h),
 		h.Get("Content-Type"),
 		"", // Date, in place of which there is x-ms-date
 		h.Get("If-Modified-Since"), h.Get("If-Match"), h.Get("If-None-Match"), h.Get("If-Unmodified-Since"), h.Get("Range"),
 		canonicalHeaders(h) + k.canonicalResource(r.URL),
 	}, "\n")
 	h.Set("Authorization", "SharedKey "+k.account+":"+k.mac(text))
+}
+
+// contentMD5 finds the header in the SDK's spelling of it, which is not that of net/http.
+func contentMD5(h http.Header) string {
+	for name, values := range h {
+		if strings.EqualFold(name, "Content-MD5") {
+			return strings.Join(values, ",")
+		}
+	}
+	return ""
 }
 
 // canonicalHeaders lists the x-ms- headers in the order that the service sorts them in: hyphens do not count, and the
