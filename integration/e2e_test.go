@@ -61,6 +61,7 @@ var scenarios = []struct {
 	{"Kill", testKill},
 	{"Helper", testHelper},
 	{"BadInput", testBadInput},
+	{"Signatures", testSignatures},
 }
 
 func TestMountEmbedded(t *testing.T) { runScenarios(t, mounttest.Embedded) }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -301,12 +302,7 @@ func TestManagedIdentity(t *testing.T) {
 				w.Assign(assigned)
 				w.setenv(host.env(w))
 				o := w.options()
-				o.Transport = w.transport(func(r *http.Request) (*url.URL, error) {
-					if r.URL.Host == imdsAddress {
-						return url.Parse(w.Proxy())
-					}
-					return nil, nil
-				})
+				o.Transport = w.metadataTransport()
 				c, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: o, ID: ids[kind]})
 				switch kind {
 				case "unknown":
@@ -321,6 +317,18 @@ func TestManagedIdentity(t *testing.T) {
 			})
 		}
 	}
+}
+
+// metadataTransport leads requests for IMDS here: its address is not ours to listen on.
+func (w *world) metadataTransport() *http.Client {
+	h := w.transport(nil)
+	h.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == "169.254.169.254:80" {
+			address = strings.TrimPrefix(w.ManagedURL(), "http://")
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	return h
 }
 
 // fresh asks with claims that change nothing, since the tokens of managed identities are cached for the whole process.

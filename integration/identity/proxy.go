@@ -7,11 +7,8 @@ import (
 	"sync"
 )
 
-// imdsAddress is where the hosts of virtual machines serve IMDS.
-const imdsAddress = "169.254.169.254"
-
-// Proxy is the address of an HTTP proxy that knows two hosts, and both are this service: the public cloud's authority,
-// for which it makes tunnels, and IMDS. Other hosts it refuses.
+// Proxy is the address of an HTTP proxy that knows one host, the public cloud's authority, and leads it to this service.
+// Other hosts it refuses; IMDS too, requests for which must not go through a proxy.
 func (s *Server) Proxy() string { return "http://" + s.managed }
 
 // proxy serves requests that were meant for a proxy, and passes on others.
@@ -20,7 +17,7 @@ func (s *Server) proxy(next http.Handler) http.Handler {
 		switch {
 		case r.Method == http.MethodConnect && r.Host == publicHost+":443":
 			s.tunnel(w)
-		case r.Method == http.MethodConnect, r.URL.IsAbs() && r.URL.Host != imdsAddress:
+		case r.Method == http.MethodConnect, r.URL.IsAbs():
 			http.Error(w, "this proxy does not know "+r.Host, http.StatusForbidden)
 		default:
 			next.ServeHTTP(w, r)

@@ -5,7 +5,7 @@
 // Two listeners on loopback addresses serve it. One is https, with a certificate of an authority that is made at the
 // start: the endpoints of a tenant, under the listener's own address (an AZURE_AUTHORITY_HOST that no Microsoft server
 // knows) and, through the proxy, under login.microsoftonline.com. The other one is http: the managed-identity endpoints,
-// and a proxy that leads all hosts here (see Proxy).
+// and a proxy that leads the authority of the public cloud here.
 //
 // What a client must prove is really checked: secrets, signatures, audiences, lifetimes, headers of the hosts'
 // endpoints. What is refused is refused in Entra's words ("Microsoft Entra authentication and authorization error

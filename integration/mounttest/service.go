@@ -3,8 +3,10 @@ package mounttest
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,6 +18,7 @@ import (
 
 	"blobmount/integration/azurite"
 	"blobmount/integration/blobserver"
+	"blobmount/integration/identity"
 )
 
 // Service is a running blob service. All methods may be called in parallel.
@@ -27,6 +30,7 @@ type Service struct {
 
 	connection, url string
 	credential      *container.SharedKeyCredential
+	client          *http.Client // of the SDK; nil is its own
 	containers      atomic.Int64
 }
 
@@ -34,6 +38,31 @@ type Service struct {
 func Embedded(t testing.TB) *Service {
 	t.Helper()
 	return EmbeddedWith(t, blobserver.Options{})
+}
+
+// WithIdentity starts an identity service, and the embedded blob service over https, which takes its tokens beside
+// signatures of the key. Both end with the test. Points of the service need the CA of the identity service (--ca-file), the
+// URL of the blob service (--endpoint), and an empty connection string.
+func WithIdentity(t testing.TB) (*Service, *identity.Server) {
+	t.Helper()
+	id, err := identity.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := id.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	secure, err := id.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := EmbeddedWith(t, blobserver.Options{TLS: secure, Bearer: id.Bearer, Authority: id.Authority()})
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: id.Roots()}}
+	t.Cleanup(transport.CloseIdleConnections)
+	s.client = &http.Client{Transport: transport}
+	return s, id
 }
 
 // EmbeddedWith is Embedded with options, which must leave the account as it is.
@@ -70,7 +99,7 @@ func (s *Service) URL() string { return s.url }
 func (s *Service) Via(address string) *Service {
 	host := s.Address()
 	return &Service{
-		Name: s.Name, Embedded: s.Embedded, credential: s.credential,
+		Name: s.Name, Embedded: s.Embedded, credential: s.credential, client: s.client,
 		connection: strings.ReplaceAll(s.connection, host, address), url: strings.ReplaceAll(s.url, host, address),
 	}
 }
@@ -97,7 +126,11 @@ type Container struct {
 func (s *Service) NewContainer(t testing.TB) *Container {
 	t.Helper()
 	name := fmt.Sprintf("e2e-%d", s.containers.Add(1))
-	client, err := container.NewClientWithSharedKeyCredential(s.url+"/"+name, s.credential, nil)
+	options := &container.ClientOptions{}
+	if s.client != nil {
+		options.Transport = s.client
+	}
+	client, err := container.NewClientWithSharedKeyCredential(s.url+"/"+name, s.credential, options)
 	if err != nil {
 		t.Fatal(err)
 	}
