@@ -248,7 +248,7 @@ func TestFindRefuses(t *testing.T) {
 
 // "Two aliases that disagree are an error that names both": within one place, whatever the group.
 func TestAliasesThatDisagree(t *testing.T) {
-	rows := append([]row{{AccountKey, adlfsNames, "ALIAS_KEY"}}, table...)
+	rows := append([]row{{kind: AccountKey, group: adlfsNames, name: "ALIAS_KEY"}}, table...)
 	o := Options{Account: "acct1", LookupEnv: env{envKey: planted, "ALIAS_KEY": "b3RoZXI="}.lookup}
 	_, err := find(o, rows)
 	want := "environment ALIAS_KEY and environment " + envKey + " are both the account key and differ: unset one"
@@ -263,33 +263,6 @@ func TestAliasesThatDisagree(t *testing.T) {
 	o.LookupEnv, o.SecretDir = env{envKey: planted}.lookup, secretDir(t, map[string]string{"account_key": "b3RoZXI="})
 	if got, err := find(o, rows); err != nil || !strings.Contains(got.Origin, "secret file") {
 		t.Errorf("two places: %v, %v", got.Origin, err)
-	}
-}
-
-// Every name of the table, alone, is read, and what it gives is not mistaken for another kind.
-func TestEveryNameOfTheTable(t *testing.T) {
-	seen := map[string]bool{}
-	for _, r := range table {
-		t.Run(r.name, func(t *testing.T) {
-			if seen[r.name] {
-				t.Error("name is there twice")
-			}
-			seen[r.name] = true
-			o := Options{LookupEnv: env{}.lookup}
-			if r.group.place() == inSecretDir {
-				o.SecretDir = secretDir(t, map[string]string{r.name: "value"})
-			} else {
-				o.LookupEnv = env{r.name: "value"}.lookup
-			}
-			values, _, err := collect(o, table)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(values) != 1 || values[0].kind != r.kind || values[0].group != r.group || values[0].secret.Reveal() != "value" ||
-				!strings.HasSuffix(values[0].source.String(), r.name) {
-				t.Errorf("values are %+v", values)
-			}
-		})
 	}
 }
 
@@ -384,13 +357,13 @@ func (f fixedToken) GetToken(context.Context, policy.TokenRequestOptions) (azcor
 }
 
 func TestTokenError(t *testing.T) {
-	n := named{fixedToken{errors.New("line one\nline two " + planted)}, "identity from somewhere", false}
+	n := named{TokenCredential: fixedToken{errors.New("line one\nline two " + planted)}, origin: "identity from somewhere"}
 	_, err := n.GetToken(t.Context(), policy.TokenRequestOptions{})
 	var te *TokenError
 	if !errors.As(err, &te) || te.Rejected || err.Error() != "no token from the identity from somewhere" {
 		t.Errorf("error is %v", err)
 	}
-	n = named{fixedToken{&azidentity.AuthenticationFailedError{}}, "service principal from somewhere", false}
+	n = named{TokenCredential: fixedToken{&azidentity.AuthenticationFailedError{}}, origin: "service principal from somewhere"}
 	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || !te.Rejected {
 		t.Errorf("error is %v", err)
 	}
@@ -400,11 +373,11 @@ func TestTokenError(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	n = named{fixedToken{context.Canceled}, "x", false}
+	n = named{TokenCredential: fixedToken{context.Canceled}}
 	if _, err = n.GetToken(ctx, policy.TokenRequestOptions{}); errors.As(err, &te) || !errors.Is(err, context.Canceled) {
 		t.Errorf("error after the caller went away is %v", err)
 	}
-	if tok, err := (named{fixedToken{}, "x", false}).GetToken(t.Context(), policy.TokenRequestOptions{}); err != nil || tok.Token != planted {
+	if tok, err := (named{TokenCredential: fixedToken{}}).GetToken(t.Context(), policy.TokenRequestOptions{}); err != nil || tok.Token != planted {
 		t.Errorf("%v", err)
 	}
 }

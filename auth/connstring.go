@@ -25,6 +25,7 @@ type connectionString struct {
 	endpoint string // service URL
 	key, sas Secret
 	hasKey   bool
+	hasSAS   bool
 }
 
 // parseConnectionString reads the string. Names of settings have no case. Errors name known settings at most,
@@ -52,9 +53,11 @@ func parseConnectionString(s string) (connectionString, error) {
 			return connectionString{}, errors.New("AccountKey needs AccountName")
 		}
 		c.key, c.hasKey = NewSecret(key), true
-	} else if sas := settings["sharedaccesssignature"]; sas != "" {
-		c.sas = NewSecret(sas)
-	} else {
+	}
+	if sas := settings["sharedaccesssignature"]; sas != "" {
+		c.sas, c.hasSAS = NewSecret(sas), true
+	}
+	if !c.hasKey && !c.hasSAS {
 		return connectionString{}, errors.New("it has neither AccountKey nor SharedAccessSignature")
 	}
 

@@ -20,7 +20,7 @@ func TestParseConnectionString(t *testing.T) {
 			"SharedAccessSignature=sv=2024&sig=x%3D", "", "https://acct1.blob.core.windows.net", "", "sv=2024&sig=x%3D"},
 		{"AccountName=acct1;SharedAccessSignature=?sv=2024&sig=x", "acct1", "https://acct1.blob.core.windows.net", "", "?sv=2024&sig=x"},
 		// Both: the key wins, as in the SDKs and in adlfs.
-		{"AccountName=acct1;AccountKey=a2V5;SharedAccessSignature=sig=x", "acct1", "https://acct1.blob.core.windows.net", "a2V5", ""},
+		{"AccountName=acct1;AccountKey=a2V5;SharedAccessSignature=sig=x", "acct1", "https://acct1.blob.core.windows.net", "a2V5", "sig=x"},
 		{"UseDevelopmentStorage=true", emulatorAccount, "http://127.0.0.1:10000/devstoreaccount1", emulatorKey, ""},
 		{"usedevelopmentstorage=True;DevelopmentStorageProxyUri=http://azurite", emulatorAccount, "http://azurite:10000/devstoreaccount1", emulatorKey, ""},
 		{"UseDevelopmentStorage=true;DevelopmentStorageProxyUri=http://[::1]/", emulatorAccount, "http://[::1]:10000/devstoreaccount1", emulatorKey, ""},

@@ -40,9 +40,23 @@ func ParseHost(host string) (h Host, ok bool) {
 	return Host{Account: m[1], Service: m[4], Secondary: m[2] != "", Blob: m[1] + m[2] + m[3] + ".blob." + m[5]}, true
 }
 
+// secondary follows the name of an account at its copy in another region, as the Azure CLI and emulators have it.
+const secondary = "-secondary"
+
+// Secondary reports whether a service URL is that of the secondary location, which can only be read.
+func Secondary(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return false
+	}
+	h, _ := ParseHost(u.Hostname())
+	account, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	return h.Secondary || strings.HasSuffix(account, secondary)
+}
+
 // accountEndpoint returns the service URL of an account.
 func accountEndpoint(scheme, account, suffix string) (string, error) {
-	if !accountName.MatchString(account) {
+	if !accountName.MatchString(strings.TrimSuffix(account, secondary)) {
 		return "", errors.New("account name is not valid: it must be 3 to 24 lower-case letters and digits")
 	}
 	if !hostSuffix.MatchString(suffix) {
@@ -80,7 +94,17 @@ func AccountOf(endpoint string) string {
 		return ""
 	}
 	account, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
-	return strings.TrimSuffix(account, "-secondary") // as emulators have it; no account has a hyphen in its name
+	return strings.TrimSuffix(account, secondary) // as emulators have it; no account has a hyphen in its name
+}
+
+// accountOfHost returns the account that the host of a URL names, if it is of the service's own form; else nothing.
+func accountOfHost(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return ""
+	}
+	h, _ := ParseHost(u.Hostname())
+	return h.Account
 }
 
 // privateDomains are those that the public name service never has: RFC 6761, RFC 6762, the reservation of .internal by
@@ -103,11 +127,8 @@ func PathStyle(endpoint string) bool {
 		slices.ContainsFunc(privateDomains, func(d string) bool { return strings.HasSuffix(host, d) }))
 }
 
-// serviceURL returns the service URL: the endpoint when there is one, else the public cloud's for the account.
+// serviceURL checks an endpoint, and adds the account where the path has to name it.
 func serviceURL(endpoint, account string) (string, error) {
-	if endpoint == "" {
-		return accountEndpoint("https", account, publicCloudSuffix)
-	}
 	endpoint, err := cleanEndpoint(endpoint)
 	if err != nil {
 		return "", fmt.Errorf("endpoint %w", err)

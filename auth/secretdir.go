@@ -39,17 +39,17 @@ func checkSecretDir(dir string) error {
 	return nil
 }
 
-// readSecret reads one secret file. Symbolic links are followed and the target is what is checked, because a
-// Kubernetes secret is a link to a link. One newline at the end is not part of the value.
-// found is false when there is no such file. warning is for a file that more users can read than need to.
-func readSecret(path string) (value Secret, found bool, warning string, err error) {
-	return ReadFile("secret file", path)
+// ReadFile reads a file that may hold secrets, with the checks of a secret file: others must not be able to write it,
+// and whoever could read it without need is in the warning. Symbolic links are followed and the target is what is checked,
+// because a Kubernetes secret is a link to a link. One newline at the end is not part of the value. what is how messages
+// call such a file. found is false when there is no such file.
+func ReadFile(what, path string) (value Secret, found bool, warning string, err error) {
+	value, found, warning, err = readBinary(what, path)
+	return NewSecret(strings.TrimSuffix(strings.TrimSuffix(value.Reveal(), "\n"), "\r")), found, warning, err
 }
 
-// ReadFile reads a file that may hold secrets, with the checks of a secret file: others must not be able to write it,
-// and whoever could read it without need is in the warning. what is how messages call such a file. found is false when
-// there is no such file.
-func ReadFile(what, path string) (value Secret, found bool, warning string, err error) {
+// readBinary is ReadFile for what is no text: it returns every byte.
+func readBinary(what, path string) (value Secret, found bool, warning string, err error) {
 	// O_NONBLOCK: opening a FIFO would wait for a writer. It means nothing for a regular file.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,14 +83,13 @@ func ReadFile(what, path string) (value Secret, found bool, warning string, err 
 	if len(data) > maxSecretSize {
 		return Secret{}, false, "", fmt.Errorf("%s %s is larger than %d bytes", what, path, maxSecretSize)
 	}
-	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
-	if text == "" {
+	if strings.Trim(string(data), "\r\n") == "" {
 		return Secret{}, false, "", fmt.Errorf("%s %s is empty", what, path)
 	}
 	if info.Mode().Perm()&0o004 != 0 && !inMemory(f) {
 		warning = fmt.Sprintf("%s %s can be read by everybody: run chmod o-r on it", what, path)
 	}
-	return NewSecret(text), true, warning, nil
+	return NewSecret(string(data)), true, warning, nil
 }
 
 func inMemory(f *os.File) bool {

@@ -35,10 +35,14 @@ func (e *TokenError) Unwrap() error { return e.Err }
 type named struct {
 	azcore.TokenCredential
 	origin string
-	chain  bool // whether it is the default chain
+	chain  bool   // whether it is the default chain
+	scope  string // what tokens are asked for, when that is not what the service's client asks for
 }
 
 func (n named) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	if n.scope != "" {
+		o.Scopes = []string{n.scope}
+	}
 	t, err := n.TokenCredential.GetToken(ctx, o)
 	if err == nil {
 		return t, nil

@@ -27,6 +27,7 @@ const (
 	azcore     = "github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	azblob     = "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
 	azidentity = "github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	pkcs12     = "software.sslmate.com/src/go-pkcs12"
 )
 
 // rooms is the law of imports, see ARCHITECTURE.md. Only the packages of one room know each outside thing, so that an
@@ -36,7 +37,7 @@ var rooms = map[string]room{
 	"cmd/blobmount": {environ: true, imports: []string{
 		"blobmount/auth", "blobmount/blobcache", "blobmount/blobcache/azure", "blobmount/blobcache/blob", "blobmount/fs",
 		"github.com/spf13/pflag", "golang.org/x/sys/unix"}},
-	"auth":               {environ: true, imports: []string{azcore, azidentity}},
+	"auth":               {environ: true, imports: []string{azcore, azidentity, pkcs12}},
 	"fs":                 {imports: []string{"blobmount/blobcache", "blobmount/blobcache/blob", "github.com/hanwen/go-fuse/v2/fuse", "golang.org/x/sys/unix"}},
 	"blobcache":          {imports: []string{"blobmount/blobcache/blob", "golang.org/x/sys/unix"}},
 	"blobcache/blob":     {},

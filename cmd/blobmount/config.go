@@ -44,8 +44,8 @@ type Config struct {
 	Leases                        bool
 	RetryFor, DrainTimeout        durationValue
 
-	AccountName, Endpoint, SecretDir string
-	Anonymous, SkipValidation        bool
+	credentialFlags
+	SkipValidation bool
 
 	Foreground          bool
 	LogLevel, LogFormat wordValue
@@ -76,7 +76,7 @@ type section struct {
 var sections = []section{
 	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
 	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask"}},
-	{"Storage account and credential", []string{"account-name", "endpoint", "secret-dir", "anonymous", "skip-validation", "retry-for"}},
+	{"Storage account and credential", append(slices.Clone(credentialNames), "skip-validation", "retry-for")},
 	{"Writing", []string{"write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
 	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
 	{"Log", []string{"log-level", "log-format", "log-file"}},
@@ -130,11 +130,7 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 	f.Var(&c.DirMode, "dir-mode", "permission bits of directories")
 	f.Var(&c.Umask, "umask", "permission bits to take away from both")
 
-	f.StringVar(&c.AccountName, "account-name", "", "storage `ACCOUNT` (default: AZURE_STORAGE_ACCOUNT_NAME)")
-	f.StringVar(&c.Endpoint, "endpoint", "", "`URL` of the blob service (default: that of the connection string, else https://ACCOUNT.blob.core.windows.net)")
-	f.StringVar(&c.SecretDir, "secret-dir", "", "`DIR` with one file for each of account_name, account_key, sas_token, connection_string, "+
-		"tenant_id, client_id, client_secret. It comes before the environment")
-	f.BoolVar(&c.Anonymous, "anonymous", false, "use no credential, for a container with public access")
+	c.credentialFlags.register(f)
 	f.BoolVar(&c.SkipValidation, "skip-validation", false, "mount without asking the service whether the container is there and may be listed")
 
 	f.Var(&c.RetryFor, "retry-for", "how long a request that fails for no lasting reason is tried again before the operation fails; 0 tries once")
@@ -233,7 +229,7 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 	if mountPoint == "" {
 		return usagef("MOUNTPOINT is empty")
 	}
-	for _, path := range []*string{&mountPoint, &c.CacheDir, &c.LogFile, &c.SecretDir} {
+	for _, path := range []*string{&mountPoint, &c.CacheDir, &c.LogFile} {
 		if *path == "" {
 			continue
 		}
@@ -243,10 +239,13 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 	}
 	c.MountPoint = mountPoint
 	// A flag that was given without a value is a variable of a script that was not set, not a wish for the default.
-	for _, name := range []string{"cache-dir", "log-file", "secret-dir", "account-name", "endpoint"} {
+	for _, name := range []string{"cache-dir", "log-file"} {
 		if fl := f.Lookup(name); fl.Changed && fl.Value.String() == "" {
 			return usagef("--%s is empty", name)
 		}
+	}
+	if err := c.credentialFlags.complete(f); err != nil {
+		return err
 	}
 
 	if src := c.Source; src.Endpoint != "" {
@@ -270,9 +269,6 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 	}
 	if time.Duration(c.RetryFor) > maxRetryFor {
 		return usagef("--retry-for must be at most %s", durationText(maxRetryFor))
-	}
-	if c.Anonymous && c.SecretDir != "" {
-		return usagef("--anonymous uses no credential: remove --secret-dir")
 	}
 	if c.fsname != "" && c.fsname != c.Source.Verbatim {
 		return usagef("option fsname is not supported: the name in the mount table is the source, or mount -a would mount twice")
@@ -386,9 +382,9 @@ DURATION is in seconds, or has units: 90, 90s, 5m, 1m30s.
 		b.WriteString(part.FlagUsagesWrapped(110))
 	}
 	b.WriteString(`
-The credential is the first of: secret directory; environment (AZURE_STORAGE_CONNECTION_STRING,
-AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, in this order); the default chain of the Azure SDK
-(environment, workload identity, managed identity, Azure CLI).
+The credential is the first of: flags; secret directory; environment (AZURE_STORAGE_CONNECTION_STRING,
+AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, in this order, and the names of other tools, see README.md);
+the default chain of the Azure SDK (environment, workload identity, managed identity, Azure CLI).
 
 Exit status: 0 mounted; 1 the arguments are wrong; 32 the mount failed.
 `)

@@ -56,9 +56,7 @@ func (c *recoverCommand) container(l blobcache.Left) (blob.Container, func(), er
 	if l.Container == "" {
 		return nil, nil, fmt.Errorf("%s does not say which container it belongs to: %s", l.ID, l.Reason)
 	}
-	p, err := locate(l.Container, auth.Options{
-		Account: c.accountName, Endpoint: c.endpoint, SecretDir: c.secretDir, Anonymous: c.anonymous, LookupEnv: c.lookupEnv,
-	})
+	p, err := locate(l.Container, c.options(c.lookupEnv))
 	if err != nil {
 		return nil, nil, err
 	}

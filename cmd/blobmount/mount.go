@@ -158,12 +158,12 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	if err = c.fill(m.system, m.lookupEnv); err != nil {
 		return p, err
 	}
-	found, err := auth.Find(auth.Options{
-		Account: c.account(), AccountFrom: c.accountFrom(), Endpoint: c.endpoint(),
-		SecretDir: c.SecretDir, Anonymous: c.Anonymous, LookupEnv: m.lookupEnv,
-	})
+	found, err := auth.Find(c.authOptions(m.lookupEnv))
 	if err != nil {
 		return p, err
+	}
+	if auth.Secondary(found.Endpoint) && !c.ReadOnly {
+		return p, fmt.Errorf("%s is the copy of an account in another region, which takes no writes: use --read-only", found.Endpoint)
 	}
 	p.found = found
 
@@ -186,6 +186,9 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 		return p, err
 	}
 	p.log.Info("credential found", "account", found.Account, "endpoint", found.Endpoint, "origin", found.Origin)
+	for _, u := range found.Unused {
+		p.log.Info("credential not used", "origin", u)
+	}
 	for _, w := range found.Warnings {
 		p.log.Warn(w)
 	}
@@ -223,26 +226,13 @@ func logCause(log *slog.Logger, err error) {
 	}
 }
 
-// account and endpoint prefer the source: complete has refused flags that say something else.
-func (c *Config) account() string {
-	if c.Source.Account != "" {
-		return c.Source.Account
-	}
-	return c.AccountName
-}
-
-func (c *Config) accountFrom() string {
-	if c.Source.Account != "" {
-		return "the source"
-	}
-	return ""
-}
-
-func (c *Config) endpoint() string {
+// authOptions says where to look for the credential of the source: complete has refused flags that say something else.
+func (c *Config) authOptions(lookupEnv func(string) (string, bool)) auth.Options {
+	o := c.credentialFlags.options(lookupEnv)
 	if c.Source.Endpoint != "" {
-		return c.Source.Endpoint
+		o.Account, o.AccountFrom, o.Endpoint = c.Source.Account, "the source", c.Source.Endpoint
 	}
-	return c.Endpoint
+	return o
 }
 
 // retryFor is --retry-for as the adapter wants it.
@@ -262,7 +252,7 @@ func openContainer(found auth.Found, name string, retryFor time.Duration, log *s
 		URL:        found.Endpoint + "/" + name,
 		Credential: credential,
 		RetryFor:   retryFor,
-		Transport:  azure.TransportConfig{Proxy: http.ProxyFromEnvironment},
+		Transport:  azure.TransportConfig{Proxy: http.ProxyFromEnvironment, RootCAs: found.RootCAs},
 		Log:        log,
 	})
 }

@@ -20,9 +20,8 @@ import (
 // running mounts, which hold a lock on what they use.
 type recoverCommand struct {
 	process
+	credentialFlags
 	cacheDir                         string
-	accountName, endpoint, secretDir string
-	anonymous                        bool
 	retryFor                         durationValue
 	json, force, lastWriterWins, yes bool
 	help                             bool
@@ -47,7 +46,7 @@ type verb struct {
 	run   func(c *recoverCommand, ctx context.Context, args []string) error
 }
 
-var serviceFlags = []string{"account-name", "endpoint", "secret-dir", "anonymous", "retry-for"}
+var serviceFlags = append(slices.Clone(credentialNames), "retry-for")
 
 var verbs = map[string]verb{
 	"list":    {nil, []string{"json"}, (*recoverCommand).list},
@@ -66,10 +65,9 @@ func (c *recoverCommand) flags() *pflag.FlagSet {
 	f.BoolVar(&c.force, "force", false, "save: replace PATH if it is there")
 	f.BoolVar(&c.lastWriterWins, "last-writer-wins", false, "retry: replace what another writer has made of the blob")
 	f.BoolVar(&c.yes, "yes", false, "discard: also bytes that nobody else has")
-	f.StringVar(&c.accountName, "account-name", "", "storage `ACCOUNT` (default: that of the file)")
-	f.StringVar(&c.endpoint, "endpoint", "", "`URL` of the blob service (default: that of the file)")
-	f.StringVar(&c.secretDir, "secret-dir", "", "`DIR` with the credential, as for a mount")
-	f.BoolVar(&c.anonymous, "anonymous", false, "use no credential")
+	c.credentialFlags.register(f)
+	f.Lookup("account-name").Usage = "storage `ACCOUNT` (default: that of the file)"
+	f.Lookup("endpoint").Usage = "`URL` of the blob service (default: that of the file)"
 	f.Var(&c.retryFor, "retry-for", "how long a request that fails for no lasting reason is tried again")
 	f.BoolVarP(&c.help, "help", "h", false, "show this text")
 	return f
@@ -88,7 +86,7 @@ func (c *recoverCommand) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.complete(f); err != nil {
+	if err := c.check(f); err != nil {
 		return err
 	}
 	ctx, stop := untilSignal(ctx, c.signals)
@@ -124,15 +122,13 @@ func (c *recoverCommand) verb(f *pflag.FlagSet) (verb, error) {
 	return v, nil
 }
 
-// complete checks the flags, and fills in the cache directory.
-func (c *recoverCommand) complete(f *pflag.FlagSet) error {
-	for _, name := range []string{"cache-dir", "account-name", "endpoint", "secret-dir"} {
-		if fl := f.Lookup(name); fl.Changed && fl.Value.String() == "" {
-			return usagef("--%s is empty", name)
-		}
+// check checks the flags, and fills in the cache directory.
+func (c *recoverCommand) check(f *pflag.FlagSet) error {
+	if fl := f.Lookup("cache-dir"); fl.Changed && c.cacheDir == "" {
+		return usagef("--cache-dir is empty")
 	}
-	if c.anonymous && c.secretDir != "" {
-		return usagef("--anonymous uses no credential: remove --secret-dir")
+	if err := c.credentialFlags.complete(f); err != nil {
+		return err
 	}
 	if time.Duration(c.retryFor) > maxRetryFor {
 		return usagef("--retry-for must be at most %s", durationText(maxRetryFor))
