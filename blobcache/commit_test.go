@@ -315,7 +315,10 @@ func TestPropertiesSurvive(t *testing.T) {
 		f := c.OpenFile(s, s.properties(t, "a"), hooks)
 		f.Acquire(true)
 		put(t, f, []byte("x"), 0)
-		f.SetModified(stamped)
+		err := f.ChangeMetadata(t.Context(), func(State, map[string]string) (time.Time, error) { return stamped, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := f.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -241,8 +241,11 @@ type State struct {
 func (f *File) State() State {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return State{f.props, f.size, f.modified, f.isNew, f.dirty()}
+	return f.state()
 }
+
+// state is State with f.mu held.
+func (f *File) state() State { return State{f.props, f.size, f.modified, f.isNew, f.dirty()} }
 
 // dirty reports whether there is something to commit. f.mu is held.
 func (f *File) dirty() bool { return f.gen != f.saved && !f.gone }

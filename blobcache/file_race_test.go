@@ -186,7 +186,7 @@ func TestAttachKeepsMetadata(t *testing.T) {
 			t.Fatal(err)
 		}
 		set := make(chan error)
-		go func() { set <- f.SetMetadata(t.Context(), map[string]string{"mode": "0600"}) }()
+		go func() { set <- setMetadata(t.Context(), f, map[string]string{"mode": "0600"}) }()
 		yield()
 		f.Attach()
 		if err := <-set; err != nil {
@@ -278,7 +278,7 @@ func TestOwnChangeWhileReading(t *testing.T) {
 	for hits() == 0 {
 		yield()
 	}
-	if err := f.SetMetadata(t.Context(), map[string]string{"mode": "0600"}); err != nil {
+	if err := setMetadata(t.Context(), f, map[string]string{"mode": "0600"}); err != nil {
 		t.Fatal(err)
 	}
 	close(hold)

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"runtime"
 	"testing"
+	"time"
 
 	"blobmount/blobcache/blob"
 	"blobmount/blobcache/blobtest"
@@ -169,4 +171,13 @@ func bring(t testing.TB, c *Cache, cont blob.Container, p blob.Properties) {
 	if err := c.Prefetch(t.Context(), cont, p); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// setMetadata replaces the metadata of a File.
+func setMetadata(ctx context.Context, f *File, metadata map[string]string) error {
+	return f.ChangeMetadata(ctx, func(_ State, m map[string]string) (time.Time, error) {
+		clear(m)
+		maps.Copy(m, metadata)
+		return time.Time{}, nil
+	})
 }

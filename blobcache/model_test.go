@@ -124,7 +124,7 @@ func (m *modelled) step() {
 	case 10:
 		m.meta = map[string]string{"mode": fmt.Sprint(m.rnd.IntN(1000))}
 		m.note("metadata %v", m.meta)
-		m.must(m.file.SetMetadata(m.t.Context(), maps.Clone(m.meta)))
+		m.must(setMetadata(m.t.Context(), m.file, m.meta))
 		if !m.file.State().Dirty {
 			m.check()
 		}

@@ -3,6 +3,7 @@ package blobcache
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -353,24 +354,31 @@ func (f *File) extentAt(pos int64) (int64, bool) {
 	return until, released
 }
 
-// SetModified sets the time of the last change, which the next commit sends. A clean file becomes dirty by it only
-// through SetMetadata.
-func (f *File) SetModified(t time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.modified = t
-	f.noteDetails()
-}
-
-// SetMetadata replaces the metadata. A dirty file takes it along with its commit; otherwise it is sent at once.
-func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) error {
+// ChangeMetadata replaces the metadata by what change makes of m, a copy of it. A dirty file takes it along with its
+// commit; otherwise it is sent at once, by one request. change is told what the file looks like, no commit comes in
+// between, and what it returns is from then on the time of the last change of the content, unless it is zero. It is called
+// once and must not call the File. When it fails, or leaves m as it was and returns zero, nothing is done.
+func (f *File) ChangeMetadata(ctx context.Context, change func(s State, m map[string]string) (modified time.Time, err error)) error {
 	f.commit.Lock()
 	defer f.commit.Unlock()
 	f.mu.Lock()
+	s := f.state()
+	m := maps.Clone(f.props.Metadata)
+	if m == nil {
+		m = map[string]string{}
+	}
+	modified, err := change(s, m)
+	if err != nil || modified.IsZero() && maps.Equal(m, f.props.Metadata) {
+		f.mu.Unlock()
+		return err
+	}
+	if !modified.IsZero() {
+		f.modified = modified
+	}
 	if f.gen != f.saved || f.gone {
 		defer f.mu.Unlock()
 		acked := f.acked == f.gen
-		f.props.Metadata = metadata
+		f.props.Metadata = m
 		f.gen++
 		if acked {
 			f.acked = f.gen
@@ -379,7 +387,7 @@ func (f *File) SetMetadata(ctx context.Context, metadata map[string]string) erro
 		return nil
 	}
 	f.mu.Unlock()
-	return f.sendMetadata(ctx, metadata)
+	return f.sendMetadata(ctx, m)
 }
 
 // noteDetails puts metadata and times into the journal of a dirty file. f.mu is held.

@@ -23,10 +23,16 @@ const (
 	keySymlink = "is_symlink"
 )
 
+// reserved are the metadata names that say what a blob is to a file system.
+var reserved = []string{keyMode, keyUID, keyGID, keyMtime, keySymlink, blobcache.MarkerKey}
+
 // Defaults are the attributes of what has none of its own.
 type Defaults struct {
 	UID, GID          uint32
 	FileMode, DirMode uint32 // permission bits
+	// NoMetadata makes everything show the defaults and the service's times: what metadata says of mode, owner and time
+	// is neither read nor written. FIFOs, sockets and links are still what metadata says.
+	NoMetadata bool
 }
 
 // attributes are what POSIX knows of a file beyond its size.
@@ -70,14 +76,18 @@ func (d *Defaults) attributesOf(k kind, p *blob.Properties) attributes {
 	case kindSymlink:
 		a.mode, a.typ = 0o777, syscall.S_IFLNK
 	}
-	if mode, ok := parseMode(p.Metadata); ok && k != kindSymlink {
-		a.mode = mode & 0o7777
-		if k == kindSpecial {
-			a.typ = mode & syscall.S_IFMT
-		}
-	}
 	if len(p.Metadata) == 0 {
-		return a // as for most blobs: what follows would only make three errors, in 0.6 µs
+		return a // as for most blobs: what follows would only make errors, in 0.6 µs
+	}
+	mode, hasMode := parseMode(p.Metadata)
+	if hasMode && k == kindSpecial {
+		a.typ = mode & syscall.S_IFMT
+	}
+	if d.NoMetadata {
+		return a
+	}
+	if hasMode && k != kindSymlink {
+		a.mode = mode & 0o7777
 	}
 	if n, err := strconv.ParseUint(p.Metadata[keyUID], 10, 32); err == nil {
 		a.uid = uint32(n)
@@ -93,6 +103,12 @@ func (d *Defaults) attributesOf(k kind, p *blob.Properties) attributes {
 
 // put writes into metadata what differs from the defaults.
 func (d *Defaults) put(m map[string]string, k kind, a attributes) {
+	if d.NoMetadata {
+		if k == kindSpecial {
+			m[keyMode] = strconv.FormatUint(uint64(a.typ|d.FileMode), 8)
+		}
+		return
+	}
 	mode := d.FileMode
 	if k == kindDir {
 		mode = d.DirMode
@@ -124,7 +140,16 @@ func Stamp(metadata map[string]string, modified time.Time) {
 	metadata[keyMtime] = modified.UTC().Format(time.RFC3339Nano)
 }
 
-// attr fills in what stat shows of a node.
+// stamp is Stamp for what this mount writes. Without metadata the time of an earlier content must not stay.
+func (d *Defaults) stamp(metadata map[string]string, modified time.Time) {
+	if d.NoMetadata {
+		delete(metadata, keyMtime)
+		return
+	}
+	Stamp(metadata, modified)
+}
+
+// attr fills in what stat shows of a node. Access times are not kept: they show the time of the last change.
 func (v *view) attr(n *node, out *fuse.Attr) {
 	e := n.getEntry()
 	size := e.Properties.Size
@@ -142,17 +167,12 @@ func (v *view) attr(n *node, out *fuse.Attr) {
 		a.mtime, ctime = modified, modified
 	}
 	if n.kind == kindDir {
-		n.attrMu.Lock()
-		changed := n.changed
-		n.attrMu.Unlock()
 		if a.mtime.IsZero() {
-			a.mtime, ctime = v.started, v.started // a prefix has no time of its own
+			ctime = v.started
 		}
-		if changed.After(ctime) {
+		a.mtime = v.dirTime(n, a.mtime)
+		if changed := n.changedAt(); changed.After(ctime) {
 			ctime = changed
-		}
-		if changed.After(a.mtime) {
-			a.mtime = changed
 		}
 		size = 4096
 	}
@@ -169,6 +189,17 @@ func (v *view) attr(n *node, out *fuse.Attr) {
 	out.SetTimes(&a.mtime, &a.mtime, &ctime)
 }
 
+// dirTime returns when a directory was last changed, as far as is known: by its marker or by this mount.
+func (v *view) dirTime(n *node, marker time.Time) time.Time {
+	if marker.IsZero() {
+		marker = v.started // a prefix has no time of its own
+	}
+	if changed := n.changedAt(); changed.After(marker) {
+		return changed
+	}
+	return marker
+}
+
 // entryOut fills in the answer to a lookup.
 func (v *view) entryOut(n *node, valid time.Duration, out *fuse.EntryOut) {
 	out.NodeId, out.Generation = n.id, 1
@@ -177,51 +208,110 @@ func (v *view) entryOut(n *node, valid time.Duration, out *fuse.EntryOut) {
 	out.SetAttrTimeout(valid)
 }
 
-// setAttributes changes mode, owner or times of a node, in the service unless the file is dirty: then they go with
-// its commit.
-func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
-	mode, hasMode := in.GetMode()
-	uid, hasUID := in.GetUID()
-	gid, hasGID := in.GetGID()
-	mtime, hasMtime := in.GetMTime()
-	kill := in.Valid&fuse.FATTR_KILL_SUIDGID != 0
-	if !hasMode && !hasUID && !hasGID && !hasMtime && !kill {
-		return nil // access times are not kept
+// change is what setattr asks for. What is nil stays.
+type change struct {
+	mode, uid, gid *uint32
+	mtime          *time.Time
+	now            bool // mtime is the time of the call, not one that a program chose
+	kill           bool // the privileges that a file gives are to go, see killed
+}
+
+// changeOf reads a request of the kernel. Access times are not kept, so that there is nothing to do for them.
+func changeOf(in *fuse.SetAttrIn) change {
+	c := change{kill: in.Valid&fuse.FATTR_KILL_SUIDGID != 0, now: in.Valid&fuse.FATTR_MTIME_NOW != 0}
+	if mode, ok := in.GetMode(); ok {
+		c.mode = &mode
 	}
-	if n.kind == kindDir {
-		return v.setDirAttributes(ctx, n, in)
+	if uid, ok := in.GetUID(); ok {
+		c.uid = &uid
 	}
-	f := v.acquire(n, false)
-	defer v.release(n, f, false)
-	s := f.State()
-	a := v.defaults.attributesOf(n.kind, &s.Properties)
-	was, before := a, a.mtime
-	if s.Dirty {
-		before = s.Modified
+	if gid, ok := in.GetGID(); ok {
+		c.gid = &gid
 	}
-	if hasMode {
-		a.mode = mode & 0o7777
+	if mtime, ok := in.GetMTime(); ok {
+		c.mtime = &mtime
 	}
-	if kill {
+	return c
+}
+
+// isEmpty reports whether there is nothing to change.
+func (c *change) isEmpty() bool {
+	return c.mode == nil && c.uid == nil && c.gid == nil && c.mtime == nil && !c.kill
+}
+
+// apply returns what attributes become.
+func (c *change) apply(a attributes) attributes {
+	if c.mode != nil {
+		a.mode = *c.mode & 0o7777
+	}
+	if c.kill {
 		a.mode = killed(a.mode)
 	}
-	if hasUID {
-		a.uid = uid
+	if c.uid != nil {
+		a.uid = *c.uid
 	}
-	if hasGID {
-		a.gid = gid
+	if c.gid != nil {
+		a.gid = *c.gid
 	}
-	m := f.Metadata()
-	v.defaults.put(m, n.kind, a)
-	if hasMtime && !mtime.Equal(before) {
-		Stamp(m, mtime)
-		f.SetModified(mtime)
-	} else if a == was {
+	if c.mtime != nil {
+		a.mtime = *c.mtime
+	}
+	return a
+}
+
+// same reports whether two attributes are what one stat shows.
+func (a attributes) same(b attributes) bool {
+	equal := a.mtime.Equal(b.mtime)
+	a.mtime = b.mtime
+	return equal && a == b
+}
+
+// setAttributes changes mode, owner or times of a node, in the service unless the file is dirty: then they go with
+// its commit. Without metadata it fails with EPERM unless all is shown already; the
+// time of now is what the service gives to any change.
+func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
+	c := changeOf(in)
+	if c.isEmpty() {
 		return nil
 	}
-	err := f.SetMetadata(ctx, m)
-	v.forgetChanged(n, err)
-	return err
+	if n == v.nodes.root {
+		return v.setRootAttributes(c)
+	}
+	return v.changeMetadata(ctx, n, func(was attributes, m map[string]string) (time.Time, error) {
+		now := c.apply(was)
+		set := now.mtime // zero: it stays
+		if now.mtime.Equal(was.mtime) {
+			set = time.Time{}
+		}
+		if v.defaults.NoMetadata {
+			if c.now {
+				was.mtime = now.mtime // the service makes it so with every change
+			}
+			if !now.same(was) {
+				return time.Time{}, syscall.EPERM
+			}
+			return set, nil
+		}
+		if year := set.UTC().Year(); year < 0 || year > 9999 {
+			return time.Time{}, syscall.EINVAL // RFC 3339 has no form for it
+		}
+		v.defaults.put(m, n.kind, now)
+		return set, nil
+	})
+}
+
+// setRootAttributes refuses what the container has no metadata for; --dir-mode, --uid and --gid say what is shown. A time
+// is kept for the life of the mount.
+func (v *view) setRootAttributes(c change) error {
+	was := v.defaults.attributesOf(kindDir, &blob.Properties{})
+	now := c.apply(was)
+	if now.mtime = was.mtime; !now.same(was) {
+		return syscall.EPERM
+	}
+	if c.mtime != nil {
+		v.nodes.root.touch(*c.mtime)
+	}
+	return nil
 }
 
 // forgetChanged lets the next lookup ask the service when a condition has failed: somebody changed the blob, or the
@@ -244,66 +334,4 @@ func killed(mode uint32) uint32 {
 		mode &^= syscall.S_ISGID
 	}
 	return mode
-}
-
-// setDirAttributes keeps them in the directory's marker, which is made if there is none.
-func (v *view) setDirAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
-	e := n.getEntry()
-	a := v.defaults.attributesOf(kindDir, &e.Properties)
-	was := a
-	if mode, ok := in.GetMode(); ok {
-		a.mode = mode & 0o7777
-	}
-	if uid, ok := in.GetUID(); ok {
-		a.uid = uid
-	}
-	if gid, ok := in.GetGID(); ok {
-		a.gid = gid
-	}
-	mtime, hasMtime := in.GetMTime()
-	if n == v.nodes.root {
-		if a != was {
-			return syscall.EPERM // the container itself has no metadata of this kind; --dir-mode, --uid, --gid set it
-		}
-		if hasMtime {
-			n.touch(mtime)
-		}
-		return nil
-	}
-	if a == was && !hasMtime {
-		return nil
-	}
-	path, linked := v.nodes.path(n)
-	if !linked {
-		return syscall.ENOENT
-	}
-	m := map[string]string{}
-	for k, val := range e.Properties.Metadata {
-		m[k] = val
-	}
-	m[blobcache.MarkerKey] = "true"
-	v.defaults.put(m, kindDir, a)
-	if hasMtime {
-		Stamp(m, mtime)
-	}
-	p := blob.Properties{Name: path, Metadata: m}
-	var w blob.Written
-	var err error
-	if e.Marker {
-		w, err = v.cont.SetMetadata(ctx, path, m, blob.Condition{IfMatch: e.Properties.ETag})
-	} else {
-		w, err = v.upload(ctx, path, "", m, blob.Condition{IfNoneMatch: blob.Any})
-	}
-	if err != nil {
-		v.forgetChanged(n, err)
-		return err
-	}
-	p.ETag, p.Modified = w.ETag, w.Modified
-	e = blobcache.Entry{Dir: true, Marker: true, Properties: p}
-	v.names.Set(path, e)
-	n.setEntry(e)
-	if hasMtime {
-		n.touch(time.Time{})
-	}
-	return nil
 }

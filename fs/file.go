@@ -88,16 +88,14 @@ func (v *view) write(ctx context.Context, n *node, f *blobcache.File, p []byte, 
 
 // killPrivileges is what a write by somebody without privilege does to the mode.
 func (v *view) killPrivileges(ctx context.Context, n *node, f *blobcache.File) error {
-	p := f.State().Properties
-	a := v.defaults.attributesOf(n.kind, &p)
-	mode := killed(a.mode)
-	if mode == a.mode {
-		return nil
-	}
-	a.mode = mode
-	m := f.Metadata()
-	v.defaults.put(m, n.kind, a)
-	return f.SetMetadata(ctx, m)
+	return f.ChangeMetadata(ctx, func(s blobcache.State, m map[string]string) (time.Time, error) {
+		a := v.defaults.attributesOf(n.kind, &s.Properties)
+		if mode := killed(a.mode); mode != a.mode {
+			a.mode = mode
+			v.defaults.put(m, n.kind, a)
+		}
+		return time.Time{}, nil
+	})
 }
 
 func (v *view) truncate(ctx context.Context, n *node, f *blobcache.File, size int64) error {

@@ -31,6 +31,8 @@ type Options struct {
 	// UID, GID, FileMode and DirMode (permission bits) are what blobs show that have none of their own.
 	UID, GID          uint32
 	FileMode, DirMode uint32
+	// NoPosixMetadata keeps modes, owners and times out of the metadata of blobs, see Defaults.NoMetadata.
+	NoPosixMetadata bool
 	// Timeout is the blob-cache timeout; negative means to never ask again, 0 to ask each time.
 	Timeout time.Duration
 	// Open says how the kernel opens files.
@@ -111,7 +113,7 @@ func newFileSystem(ctx context.Context, o Options) *fileSystem {
 	root := newNode(blobcache.Entry{Dir: true})
 	v := &view{
 		cont: o.Container, prefix: blob.Prefix(o.Container), cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
-		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode}, timeout: o.Timeout, started: time.Now(), log: o.Log,
+		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode, o.NoPosixMetadata}, timeout: o.Timeout, started: time.Now(), log: o.Log,
 	}
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
@@ -134,7 +136,7 @@ func (v *view) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverBound)
 	defer cancel()
 	return v.cache.Recover(ctx, v.cont, blobcache.Hooks{
-		Stamp:     Stamp,
+		Stamp:     v.defaults.stamp,
 		Committed: func(p blob.Properties, dirty bool) { v.names.Forget(p.Name) },
 	})
 }

@@ -105,6 +105,13 @@ func (n *node) touch(t time.Time) {
 	n.attrMu.Unlock()
 }
 
+// changedAt returns when the directory was changed here, the zero time if it was not.
+func (n *node) changedAt() time.Time {
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	return n.changed
+}
+
 // leave notes that a name is about to be removed from a directory, until the function that is returned is called. Whether
 // something else stays is asked before it is gone: of two that leave at once neither may count on the other.
 func (n *node) leave(name string) (done func()) {
@@ -176,7 +183,7 @@ func (n *node) opened() *blobcache.File {
 // hooks returns what a node's file tells when it is committed.
 func (v *view) hooks(n *node) blobcache.Hooks {
 	return blobcache.Hooks{
-		Stamp:     Stamp,
+		Stamp:     v.defaults.stamp,
 		Committed: func(p blob.Properties, dirty bool) { v.committed(n, p, dirty) },
 		Lost:      func() { v.lost(n) },
 		Idle:      func(f *blobcache.File) { v.retire(n, f) },

@@ -39,7 +39,7 @@ func (fs *fileSystem) status(op string, n *node, name string, err error) fuse.St
 	if name != "" {
 		path += "/" + name
 	}
-	if expected(no) {
+	if expected(no) || err == syscall.EPERM { // as it is: what a container cannot do, and no answer of the service
 		fs.log.Debug("operation failed", "op", op, "path", path, "errno", no.Error(), "error", err)
 	} else {
 		fs.log.Warn("operation failed", "op", op, "path", path, "errno", no.Error(), "error", err)
@@ -423,7 +423,9 @@ func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name st
 	if n == fs.nodes.root && name == StatusAttr {
 		return fs.getStatus(h, dest)
 	}
-	value, err := fs.xattr(n, name)
+	ctx := newRequest(cancel, h.Pid)
+	defer ctx.end()
+	value, err := fs.xattr(ctx, n, name)
 	if err != nil {
 		return 0, fs.status("getxattr", n, "", err)
 	}
@@ -435,11 +437,23 @@ func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest [
 }
 
 func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
-	return fuse.Status(syscall.EOPNOTSUPP)
+	n := fs.nodes.get(in.NodeId)
+	if fs.readOnly {
+		return fuse.EROFS
+	}
+	ctx := newRequest(cancel, in.Pid)
+	defer ctx.end()
+	return fs.status("setxattr", n, "", fs.setXattr(ctx, n, name, string(data), in.Flags))
 }
 
 func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return fuse.Status(syscall.EOPNOTSUPP)
+	n := fs.nodes.get(h.NodeId)
+	if fs.readOnly {
+		return fuse.EROFS
+	}
+	ctx := newRequest(cancel, h.Pid)
+	defer ctx.end()
+	return fs.status("removexattr", n, "", fs.removeXattr(ctx, n, name))
 }
 
 func (fs *fileSystem) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -155,9 +156,27 @@ func testForeignLayout(t *testing.T, s *mounttest.Service) {
 	if !slices.Equal(seen, want) {
 		t.Errorf("seen %q, want %q", seen, want)
 	}
+	// The hidden blob is where the attribute says, and the directory cannot have a marker.
+	var hidden struct {
+		URL  string
+		Size int
+		ETag string
+	}
+	text, err := w.xattr("both", "user.blobmount.shadowed")
+	must(t, err)
+	if err := json.Unmarshal([]byte(text), &hidden); err != nil || hidden.URL != w.Client.NewBlobClient("both").URL() ||
+		hidden.Size != len("hidden") || hidden.ETag != string(w.ETag("both")) {
+		t.Errorf("shadowed: %s, %v", text, err)
+	}
+	_, err = w.xattr("implied", "user.blobmount.shadowed")
+	wantErrno(t, "shadowed of a directory that hides nothing", err, syscall.ENODATA)
+	wantErrno(t, "chmod of a directory that hides a blob", os.Chmod(w.path("both"), 0o700), syscall.EPERM)
 	must(t, os.Remove(w.path("slash")))
 	wantErrno(t, "rmdir of a directory with a name that cannot be shown", os.Remove(w.path("with")), syscall.ENOTEMPTY)
+	must(t, os.Remove(w.path("both/file"))) // with the last file the directory goes, and the blob is seen
 	if w.Has("slash/") || !w.Has("with//empty") || string(w.Get("both")) != "hidden" {
 		t.Errorf("the service has %q", w.Blobs())
 	}
+	w.Remount()
+	w.read("both", []byte("hidden"))
 }

@@ -27,6 +27,7 @@ type Config struct {
 	ReadOnly, AllowOther, NonEmpty bool
 	UID, GID                       idValue
 	FileMode, DirMode, Umask       modeValue
+	NoPosixMetadata                bool
 	KernelOptions                  []string // such as noexec, in the order given
 
 	CacheDir         string
@@ -75,7 +76,7 @@ type section struct {
 
 var sections = []section{
 	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
-	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask"}},
+	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask", "no-posix-metadata"}},
 	{"Storage account and credential", append(slices.Clone(credentialNames), "skip-validation", "retry-for")},
 	{"Writing", []string{"write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
 	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
@@ -129,6 +130,8 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 	f.Var(&c.FileMode, "file-mode", "permission bits of files")
 	f.Var(&c.DirMode, "dir-mode", "permission bits of directories")
 	f.Var(&c.Umask, "umask", "permission bits to take away from both")
+	f.BoolVar(&c.NoPosixMetadata, "no-posix-metadata", false, "neither read nor write mode, owner and time in the metadata of blobs: everything shows the above, "+
+		"and the service's time; chmod, chown and utimens to anything else fail with EPERM")
 
 	c.credentialFlags.register(f)
 	f.BoolVar(&c.SkipValidation, "skip-validation", false, "mount without asking the service whether the container is there and may be listed")
