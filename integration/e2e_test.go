@@ -75,6 +75,8 @@ var scenarios = []struct {
 	{"Helper", testHelper},
 	{"BadInput", testBadInput},
 	{"Signatures", testSignatures},
+	{"SourceSAS", testSourceSAS},
+	{"Datastore", testDatastore},
 }
 
 func TestMountEmbedded(t *testing.T) { runScenarios(t, mounttest.Embedded) }

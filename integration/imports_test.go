@@ -32,11 +32,12 @@ const (
 
 // rooms is the law of imports, see ARCHITECTURE.md. Only the packages of one room know each outside thing, so that an
 // upgrade of it touches one directory: go-fuse in fs, azblob in blobcache/azure, azidentity in auth, pflag in
-// cmd. Of go-fuse only package fuse: errors that its package fs does not know become ENOSYS.
+// cmd/blobmount, YAML in cmd/source. Of go-fuse only package fuse: errors that its package fs does not know become ENOSYS.
 var rooms = map[string]room{
 	"cmd/blobmount": {environ: true, imports: []string{
-		"blobmount/auth", "blobmount/blobcache", "blobmount/blobcache/azure", "blobmount/blobcache/blob", "blobmount/fs",
+		"blobmount/auth", "blobmount/blobcache", "blobmount/blobcache/azure", "blobmount/blobcache/blob", "blobmount/cmd/source", "blobmount/fs",
 		"github.com/spf13/pflag", "golang.org/x/sys/unix"}},
+	"cmd/source":         {imports: []string{"blobmount/auth", "blobmount/blobcache/blob", "go.yaml.in/yaml/v3"}},
 	"auth":               {environ: true, imports: []string{azcore, azidentity, pkcs12}},
 	"fs":                 {imports: []string{"blobmount/blobcache", "blobmount/blobcache/blob", "github.com/hanwen/go-fuse/v2/fuse", "golang.org/x/sys/unix"}},
 	"blobcache":          {imports: []string{"blobmount/blobcache/blob", "golang.org/x/sys/unix"}},

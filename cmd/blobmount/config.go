@@ -11,9 +11,11 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"blobmount/auth"
 	"blobmount/blobcache"
 	"blobmount/blobcache/azure"
 	"blobmount/blobcache/blob"
+	"blobmount/cmd/source"
 )
 
 // fsType is the type in the mount table, after "fuse.".
@@ -21,8 +23,10 @@ const fsType = "blobmount"
 
 // Config is everything that the command line says about a mount. Paths are absolute once it was parsed.
 type Config struct {
-	Source     Source
+	Source     source.Source
 	MountPoint string
+	// Datastore is the definition of the datastore that the source names, nil when it names none.
+	Datastore *source.Definition
 
 	ReadOnly, AllowOther, NonEmpty bool
 	UID, GID                       idValue
@@ -46,14 +50,17 @@ type Config struct {
 	RetryFor, DrainTimeout        durationValue
 
 	credentialFlags
-	SkipValidation bool
+	Datastores                      []string // files and directories of definitions
+	SkipValidation, CreateContainer bool
 
 	Foreground          bool
 	LogLevel, LogFormat wordValue
 	LogFile             string
 
 	help, version bool
+	rawSource     string   // as given, with the SAS that it may have
 	fsname        string   // of -o fsname=, only compared
+	helper        bool     // called by mount(8)
 	fake          bool     // as a mount helper: check, do not mount
 	sloppy        bool     // as a mount helper: do not fail for unknown options
 	verbose       bool     // as a mount helper: say what was mounted
@@ -77,7 +84,7 @@ type section struct {
 var sections = []section{
 	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
 	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask", "no-posix-metadata"}},
-	{"Storage account and credential", append(slices.Clone(credentialNames), "skip-validation", "retry-for")},
+	{"Storage account and credential", append(slices.Clone(credentialNames), "datastore", "skip-validation", "create-container", "retry-for")},
 	{"Writing", []string{"write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
 	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
 	{"Log", []string{"log-level", "log-format", "log-file"}},
@@ -134,7 +141,11 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 		"and the service's time; chmod, chown and utimens to anything else fail with EPERM")
 
 	c.credentialFlags.register(f)
+	f.StringArrayVar(&c.Datastores, "datastore", nil, "definition `FILE` of an Azure Machine Learning datastore, or a directory of *.yml and *.yaml, "+
+		"for a source azureml://datastores/NAME/paths/PREFIX. May be repeated")
 	f.BoolVar(&c.SkipValidation, "skip-validation", false, "mount without asking the service whether the container is there and may be listed")
+
+	f.BoolVar(&c.CreateContainer, "create-container", false, "create the container if it is not there")
 
 	f.Var(&c.RetryFor, "retry-for", "how long a request that fails for no lasting reason is tried again before the operation fails; 0 tries once")
 
@@ -220,19 +231,28 @@ func parseHelper(args []string, c *Config, f *pflag.FlagSet) error {
 			return &usageError{flagError(err, f)}
 		}
 	}
+	c.helper = true
 	return c.complete(h.Arg(0), h.Arg(1), f)
 }
 
 // complete checks what was parsed, and fills in what follows from it.
-func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
+func (c *Config) complete(text, mountPoint string, f *pflag.FlagSet) error {
 	var err error
-	if c.Source, err = ParseSource(source); err != nil {
+	if c.Source, err = source.Parse(text); err != nil {
 		return &usageError{err}
 	}
+	c.rawSource = text
 	if mountPoint == "" {
 		return usagef("MOUNTPOINT is empty")
 	}
-	for _, path := range []*string{&mountPoint, &c.CacheDir, &c.LogFile} {
+	paths := []*string{&mountPoint, &c.CacheDir, &c.LogFile}
+	for i := range c.Datastores {
+		if c.Datastores[i] == "" {
+			return usagef("--datastore is empty")
+		}
+		paths = append(paths, &c.Datastores[i])
+	}
+	for _, path := range paths {
 		if *path == "" {
 			continue
 		}
@@ -251,18 +271,13 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 		return err
 	}
 
-	if src := c.Source; src.Endpoint != "" {
-		if c.Endpoint != "" && strings.TrimRight(c.Endpoint, "/") != src.Endpoint {
-			return usagef("--endpoint and the URL of the source differ: remove one")
-		}
-		if c.AccountName != "" && c.AccountName != src.Account {
-			return usagef("--account-name says %q, the source %q: remove one", c.AccountName, src.Account)
-		}
+	if err := c.locate(f); err != nil {
+		return err
 	}
 	if c.Open.word == "none" && (!c.ReadOnly || c.BlobCacheTimeout == 0) {
 		return usagef("--open=none needs --read-only and a --blob-cache-timeout that is not 0")
 	}
-	for _, name := range []string{"write-back", "last-writer-wins", "leases", "convert-append-blobs"} {
+	for _, name := range []string{"write-back", "last-writer-wins", "leases", "convert-append-blobs", "create-container"} {
 		if v := f.Lookup(name).Value.String(); c.ReadOnly && v != "off" && v != "false" {
 			return usagef("--%s and --read-only exclude each other: remove one", name)
 		}
@@ -272,6 +287,14 @@ func (c *Config) complete(source, mountPoint string, f *pflag.FlagSet) error {
 	}
 	if time.Duration(c.RetryFor) > maxRetryFor {
 		return usagef("--retry-for must be at most %s", durationText(maxRetryFor))
+	}
+	if c.Anonymous || c.Auth.word == string(auth.Anonymous) {
+		switch {
+		case c.Source.HasSAS:
+			return usagef("--anonymous uses no credential, and the source has one: remove --anonymous, or the SAS token")
+		case c.Datastore != nil && len(c.Datastore.Credential) > 0:
+			return usagef("--anonymous uses no credential, and datastore definition %s has one: remove --anonymous", c.Datastore.File)
+		}
 	}
 	if c.fsname != "" && c.fsname != c.Source.Verbatim {
 		return usagef("option fsname is not supported: the name in the mount table is the source, or mount -a would mount twice")
@@ -369,8 +392,10 @@ func usage(f *pflag.FlagSet) string {
 
 SOURCE is one of
   az://CONTAINER[/PREFIX]                   the account comes from flags, secret directory or environment
-  abfs://CONTAINER[/PREFIX]                 the same
-  https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]
+  https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX][?SAS]
+  abfss://CONTAINER@ACCOUNT.dfs.core.windows.net[/PREFIX], and the same as abfs, wasb and wasbs
+  azureml://datastores/NAME/paths/[PREFIX]  with --datastore FILE
+  http://HOST:PORT/ACCOUNT/CONTAINER[/PREFIX]
 
 SIZE is in bytes, or has a unit: KiB, MiB, GiB, TiB (powers of 1024), KB, MB, GB, TB (powers of 1000).
 DURATION is in seconds, or has units: 90, 90s, 5m, 1m30s.
@@ -385,9 +410,10 @@ DURATION is in seconds, or has units: 90, 90s, 5m, 1m30s.
 		b.WriteString(part.FlagUsagesWrapped(110))
 	}
 	b.WriteString(`
-The credential is the first of: flags; secret directory; environment (AZURE_STORAGE_CONNECTION_STRING,
-AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, in this order, and the names of other tools, see README.md);
-the default chain of the Azure SDK (environment, workload identity, managed identity, Azure CLI).
+The credential is the first of: flags, SAS token of the source and datastore definition; secret directory;
+environment (AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, in this order,
+and the names of other tools, see README.md); the default chain of the Azure SDK (environment, workload
+identity, managed identity, Azure CLI).
 
 Exit status: 0 mounted; 1 the arguments are wrong; 32 the mount failed.
 `)

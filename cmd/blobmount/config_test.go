@@ -47,7 +47,7 @@ func TestOptionsAreFlags(t *testing.T) {
 		"block-size": "4MiB", "blob-cache-timeout": "none", "log-level": "debug", "log-format": "json", "log-file": "/l",
 		"cloud": "china", "auth": "msi", "tenant-id": "t", "client-id": "c", "object-id": "o", "resource-id": "/r", "client-certificate": "/cert",
 		"federated-token-file": "/token", "authority-host": "https://login.example.com", "ca-file": "/ca",
-		"open": "files", "passthrough": "off", "prefetch": "7",
+		"open": "files", "passthrough": "off", "prefetch": "7", "datastore": definition(t, ""),
 		"write-back": "fsync-local", "write-back-delay": "30s", "retry-for": "5m", "drain-timeout": "1h30m",
 	}
 	newFlags(new(Config), 0, 0).VisitAll(func(f *pflag.Flag) {
@@ -65,12 +65,16 @@ func TestOptionsAreFlags(t *testing.T) {
 			}
 			// What it makes no sense without.
 			with := map[string][]string{"write-back-delay": {"-o", "write_back"}}[f.Name]
-			want, err := parse(false, append([]string{"--" + arg, "az://data", "/mnt"}, with...)...)
+			source := "az://data"
+			if f.Name == "datastore" {
+				source = "azureml://datastores/store1/paths/a"
+			}
+			want, err := parse(false, append([]string{"--" + arg, source, "/mnt"}, with...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			none, err := parse(false, append([]string{"az://data", "/mnt"}, with...)...)
-			if err != nil {
+			none, err := parse(false, append([]string{source, "/mnt"}, with...)...)
+			if err != nil && f.Name != "datastore" {
 				t.Fatal(err)
 			}
 			if reflect.DeepEqual(text(want), text(none)) {
@@ -82,12 +86,12 @@ func TestOptionsAreFlags(t *testing.T) {
 				under += "=" + value
 			}
 			for _, o := range []string{arg, under, "--" + arg, "rw," + under + ",_netdev"} {
-				for _, args := range [][]string{{"-o", o, "az://data", "/mnt"}, {"az://data", "/mnt", "-o" + o}, {"--options=" + o, "az://data", "/mnt"}} {
+				for _, args := range [][]string{{"-o", o, source, "/mnt"}, {source, "/mnt", "-o" + o}, {"--options=" + o, source, "/mnt"}} {
 					if got, err := parse(false, append(args, with...)...); err != nil || !reflect.DeepEqual(text(got), text(want)) {
 						t.Errorf("%q gives\n%v, %v, want\n%v", args, text(got), err, text(want))
 					}
 				}
-				if got, err := parse(true, append([]string{"az://data", "/mnt", "-o", o}, with...)...); err != nil || !reflect.DeepEqual(text(got), text(want)) {
+				if got, err := parse(true, append([]string{source, "/mnt", "-o", o}, with...)...); err != nil || !reflect.DeepEqual(text(got), text(want)) {
 					t.Errorf("helper with %q gives\n%v, %v", o, text(got), err)
 				}
 			}
@@ -95,9 +99,9 @@ func TestOptionsAreFlags(t *testing.T) {
 	})
 }
 
-// text is a configuration without its functions, which cannot be compared.
+// text is a configuration without its functions, which cannot be compared, and without the way that it came.
 func text(c Config) Config {
-	c.UID.lookup, c.GID.lookup = nil, nil
+	c.UID.lookup, c.GID.lookup, c.helper = nil, nil, false
 	return c
 }
 
@@ -221,7 +225,19 @@ func TestConfigRefuses(t *testing.T) {
 		{false, both("--cloud=mooncake"), "--cloud must be one of public, china, usgovernment"},
 		{false, both("--ca-file="), "--ca-file is empty"},
 		{false, []string{"--account-name=other", "https://acct1.blob.core.windows.net/data", "/mnt"}, `--account-name says "other"`},
-		{false, []string{"--endpoint=https://x.example", "https://acct1.blob.core.windows.net/data", "/mnt"}, "--endpoint and the URL"},
+		{false, []string{"--endpoint=https://acct1.blob.core.chinacloudapi.cn", "https://acct1.blob.core.windows.net/data", "/mnt"}, "--endpoint and the URL"},
+		{false, []string{"--endpoint=http://127.0.0.1:10000/other", "https://acct1.blob.core.windows.net/data", "/mnt"}, `--endpoint is of account "other"`},
+		{false, []string{"--account-name=other", "--datastore", definition(t, ""), "azureml://datastores/store1/paths/", "/mnt"}, `store1.yml "acct1"`},
+		{false, both("--datastore=d.yml"), "--datastore is for a source that names one"},
+		{false, both("--datastore="), "--datastore is empty"},
+		{false, []string{"azureml://datastores/d/paths/a", "/mnt"}, "--datastore FILE"},
+		{false, []string{"--datastore", definition(t, ""), "azureml://datastores/d/paths/a", "/mnt"}, "--datastore has store1"},
+		{false, []string{"--anonymous", "--datastore", definition(t, "credentials: {account_key: "+planted+"}"), "azureml://datastores/store1", "/mnt"}, "--anonymous uses no credential"},
+		{false, []string{"--anonymous", "https://acct1.blob.core.windows.net/data?sv=1&sig=" + planted, "/mnt"}, "--anonymous uses no credential"},
+		{false, []string{"-o", "ro", "https://acct1.blob.core.windows.net/data?sv=1&sig=" + planted, "/mnt"}, "cannot be mounted with -o"},
+		{true, []string{"https://acct1.blob.core.windows.net/data?sv=1&sig=" + planted, "/mnt", "-o", "rw"}, "in /etc/fstab and in the mount table"},
+		{false, []string{"https://acct1-secondary.blob.core.windows.net/data", "/mnt"}, "add --read-only, or name the primary one, https://acct1.blob.core.windows.net"},
+		{false, both("--create-container", "-r"), "--create-container and --read-only exclude each other"},
 		{false, both("-o", "allow_othr"), "unknown option allow_othr: did you mean allow-other?"},
 		{false, both("-o", "noexe"), "unknown option noexe: did you mean noexec?"},
 		{false, both("-o", "account_key="+planted), "unknown option account_key: secrets are not taken as arguments"},

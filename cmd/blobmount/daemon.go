@@ -23,21 +23,27 @@ const readyEnv = "_BLOBMOUNT_READY_FD"
 // readyFD is that descriptor: the first one after the standard three.
 const readyFD = 3
 
+// secretEnv and secretFD are the same for the pipe with the SAS of the source.
+const (
+	secretEnv = "_BLOBMOUNT_SECRET_FD"
+	secretFD  = 4
+)
+
 // outcome is what the background process writes to the pipe, once.
 type outcome struct {
 	Status int    `json:"status"`
 	Error  string `json:"error,omitempty"`
 }
 
-// inheritedPipe returns the pipe in the background process, nil in others.
-func inheritedPipe() *os.File {
-	if os.Getenv(readyEnv) == "" {
+// inheritedFile returns the pipe that a background process was given, by the variable that tells of it; nil in others.
+func inheritedFile(env string, fd int) *os.File {
+	if os.Getenv(env) == "" {
 		return nil
 	}
 	// Neither is for the programs that this process starts, such as fusermount3.
-	os.Unsetenv(readyEnv)
-	syscall.CloseOnExec(readyFD)
-	return os.NewFile(readyFD, "ready")
+	os.Unsetenv(env)
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), env)
 }
 
 // report tells the outcome. It does nothing when it was told already.
@@ -75,12 +81,24 @@ func (m *mountCommand) spawn(ctx context.Context) error {
 	// Before Linux 5.11 there is no such call, and such descriptors are passed on.
 	_ = unix.CloseRange(readyFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 
-	env := slices.DeleteFunc(slices.Clone(m.environ), func(s string) bool { return strings.HasPrefix(s, readyEnv+"=") })
+	env := slices.DeleteFunc(slices.Clone(m.environ), func(s string) bool {
+		return strings.HasPrefix(s, readyEnv+"=") || strings.HasPrefix(s, secretEnv+"=")
+	})
 	cmd := &exec.Cmd{
 		Path: exe, Args: m.args, Env: append(env, fmt.Sprintf("%s=%d", readyEnv, readyFD)),
 		// Standard error stays until the mount is there, for a crash before that.
 		Stdin: null, Stdout: null, Stderr: m.stderr,
 		ExtraFiles: []*os.File{w},
+	}
+	if m.config.Source.HasSAS {
+		secret, err := pipeWith(m.config.Source.SAS.Reveal())
+		if err != nil {
+			w.Close()
+			return err
+		}
+		defer secret.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, secret)
+		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", secretEnv, secretFD))
 	}
 	err = cmd.Start()
 	w.Close()

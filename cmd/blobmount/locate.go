@@ -11,6 +11,7 @@ import (
 	"blobmount/blobcache"
 	"blobmount/blobcache/azure"
 	"blobmount/blobcache/blob"
+	"blobmount/cmd/source"
 )
 
 // A file that is left says where it belongs by the URL of the container, with the prefix of the mount. It has to be taken
@@ -26,7 +27,7 @@ type place struct {
 // address, says which endpoint and account it means, as the source of a mount does. With --endpoint, or a host name of
 // somebody's own, it has to begin with the endpoint that flags and environment name.
 func locate(of string, o auth.Options) (place, error) {
-	if src, err := parseURL(of); err == nil && o.Endpoint == "" {
+	if src, err := source.Parse(of); err == nil && o.Endpoint == "" {
 		if o.Account != "" && o.Account != src.Account {
 			return place{}, usagef("--account-name says %q, and the file belongs to %q: remove it", o.Account, src.Account)
 		}

@@ -21,11 +21,13 @@ func main() {
 		system:    realSystem(),
 		uid:       os.Getuid(),
 		gid:       os.Getgid(),
+		hide:      hideArgument,
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	p.signals = signals
-	p.ready = inheritedPipe()
+	p.ready = inheritedFile(readyEnv, readyFD)
+	p.secret = inheritedFile(secretEnv, secretFD)
 	disableCoreDumps()
 	os.Exit(run(context.Background(), p))
 }

@@ -192,17 +192,13 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	for _, w := range found.Warnings {
 		p.log.Warn(w)
 	}
+	if c.Datastore != nil && c.Datastore.Warning != "" {
+		p.log.Warn(c.Datastore.Warning)
+	}
 
-	if !c.SkipValidation {
-		probe, err := openContainer(found, c.Source.Container, probeRetry, p.log)
-		if err != nil {
-			return p, err
-		}
-		defer probe.Close()
-		if err := validate(ctx, probe, found, c.Source); err != nil {
-			logCause(p.log, err)
-			return p, err
-		}
+	if err := m.check(ctx, p); err != nil {
+		logCause(p.log, err)
+		return p, err
 	}
 	container, err := openContainer(found, c.Source.Container, retryFor(c.RetryFor), p.log)
 	if err != nil {
@@ -224,15 +220,6 @@ func logCause(log *slog.Logger, err error) {
 	if errors.As(v.err, &token) {
 		log.Error("no token", "cause", token.Err)
 	}
-}
-
-// authOptions says where to look for the credential of the source: complete has refused flags that say something else.
-func (c *Config) authOptions(lookupEnv func(string) (string, bool)) auth.Options {
-	o := c.credentialFlags.options(lookupEnv)
-	if c.Source.Endpoint != "" {
-		o.Account, o.AccountFrom, o.Endpoint = c.Source.Account, "the source", c.Source.Endpoint
-	}
-	return o
 }
 
 // retryFor is --retry-for as the adapter wants it.

@@ -31,6 +31,10 @@ type process struct {
 	uid, gid       int
 	// ready is set in the background process: the pipe to the process that the user started.
 	ready *os.File
+	// secret is set there too when the source has a SAS: a pipe with it.
+	secret *os.File
+	// hide takes the query of a URL away from where others can see the arguments of this process. It is nil in tests.
+	hide func(argument string)
 }
 
 // run runs one command and returns its exit status. A failure is one line on standard error; in the background
@@ -79,6 +83,9 @@ func command(ctx context.Context, p process) error {
 		parse = parseHelper
 	}
 	if err := parse(args, &m.config, flags); err != nil {
+		return err
+	}
+	if err := m.takeSAS(); err != nil {
 		return err
 	}
 	switch {

@@ -10,6 +10,7 @@ import (
 
 	"blobmount/auth"
 	"blobmount/blobcache/blob"
+	"blobmount/cmd/source"
 )
 
 // Bounds of the check before the mount. A failing or unreachable service is asked again for probeRetry, so that
@@ -19,8 +20,40 @@ const (
 	probeBound = 30 * time.Second
 )
 
+// check asks the service whether the mount can work, and creates the container where that is asked for.
+func (m *mountCommand) check(ctx context.Context, p *parts) error {
+	c := &m.config
+	if c.SkipValidation && !c.CreateContainer {
+		return nil
+	}
+	probe, err := openContainer(p.found, c.Source.Container, probeRetry, p.log)
+	if err != nil {
+		return err
+	}
+	defer probe.Close()
+	if !c.SkipValidation {
+		err := validate(ctx, probe, p.found, c.Source)
+		if !c.CreateContainer || !blob.Is(err, blob.ContainerNotFound) {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, probeBound, errProbeTime)
+	defer cancel()
+	created, err := probe.Create(ctx)
+	if err != nil {
+		return &validationError{fmt.Sprintf("cannot create container %s: %s", c.Source.Container, explain(err, p.found, c.Source)), err}
+	}
+	if created {
+		p.log.Info("container created", "container", c.Source.Container, "endpoint", p.found.Endpoint)
+	}
+	if c.SkipValidation {
+		return nil
+	}
+	return validate(ctx, probe, p.found, c.Source)
+}
+
 // validate asks the service for one name of what is to be mounted. The error says what to do.
-func validate(ctx context.Context, c blob.Container, found auth.Found, src Source) error {
+func validate(ctx context.Context, c blob.Container, found auth.Found, src source.Source) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeBound, errProbeTime)
 	defer cancel()
 	_, err := c.List(ctx, blob.ListOptions{Prefix: src.Prefix, MaxResults: 1})
@@ -49,7 +82,7 @@ func (e *validationError) Error() string { return e.text }
 func (e *validationError) Unwrap() error { return e.err }
 
 // explain says what is wrong and what to do, by the class of the error.
-func explain(err error, found auth.Found, src Source) string {
+func explain(err error, found auth.Found, src source.Source) string {
 	host := hostOf(found.Endpoint)
 	where := fmt.Sprintf("container %s of %s", src.Container, found.Endpoint)
 

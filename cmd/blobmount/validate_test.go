@@ -11,6 +11,7 @@ import (
 
 	"blobmount/auth"
 	"blobmount/blobcache/blob"
+	"blobmount/cmd/source"
 )
 
 // failing is a container whose listing fails, or never answers.
@@ -62,7 +63,7 @@ func TestValidateExplains(t *testing.T) {
 		{withKey, service(blob.Other, "OutOfRangeInput", 400), []string{"cannot list container data", "OutOfRangeInput"}},
 	}
 	for _, tt := range tests {
-		err := validate(t.Context(), failing{err: tt.err}, tt.found, Source{Container: "data"})
+		err := validate(t.Context(), failing{err: tt.err}, tt.found, source.Source{Container: "data"})
 		if err == nil {
 			t.Errorf("%v is not refused", tt.err)
 			continue
@@ -84,14 +85,14 @@ func TestValidateExplains(t *testing.T) {
 // "Nothing waits for ever."
 func TestValidateIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		err := validate(t.Context(), failing{}, auth.Found{Endpoint: "https://acct1.example"}, Source{Container: "data"})
+		err := validate(t.Context(), failing{}, auth.Found{Endpoint: "https://acct1.example"}, source.Source{Container: "data"})
 		if err == nil || !strings.Contains(err.Error(), "no answer from acct1.example within 30s") {
 			t.Errorf("%v", err)
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := validate(ctx, failing{}, auth.Found{}, Source{}); !errors.Is(err, context.Canceled) {
+	if err := validate(ctx, failing{}, auth.Found{}, source.Source{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }
