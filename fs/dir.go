@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"math/rand/v2"
 	"syscall"
 	"time"
 
@@ -54,9 +55,15 @@ func (v *view) placeNew(dir *node, name string) (string, error) {
 	return p, v.checkName(p)
 }
 
-// create writes a small new blob, which must not be there yet.
+// create writes a small new blob, which must not be there yet: what a lock between hosts may be made of. So a time that no
+// other host gives tells them apart, see blob.WriteOptions.Distinct.
 func (v *view) create(ctx context.Context, p, content string, m map[string]string) (blobcache.Entry, error) {
-	w, err := v.upload(ctx, p, content, m, blob.Condition{IfNoneMatch: blob.Any})
+	o := blob.WriteOptions{Metadata: m, Condition: blob.Condition{IfNoneMatch: blob.Any}}
+	if !v.defaults.NoMetadata {
+		Stamp(m, distinctTime())
+		o.Distinct = true
+	}
+	w, err := v.upload(ctx, p, content, o)
 	if err != nil {
 		if blob.Is(err, blob.Exists) {
 			v.names.Forget(p) // somebody was faster: let the next lookup see it
@@ -66,6 +73,12 @@ func (v *view) create(ctx context.Context, p, content string, m map[string]strin
 	return blobcache.Entry{Properties: blob.Properties{
 		Name: p, ETag: w.ETag, Modified: w.Modified, Created: w.Modified, Size: int64(len(content)), Metadata: m,
 	}}, nil
+}
+
+// distinctTime returns the time of now, with a random number of nanoseconds in place of those that a clock of microseconds
+// would not tell.
+func distinctTime() time.Time {
+	return time.Now().Truncate(time.Microsecond).Add(time.Duration(rand.IntN(1000)))
 }
 
 // rmdir removes an empty directory, with its markers of both kinds. The service is asked whether it is empty: another

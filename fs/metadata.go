@@ -69,10 +69,13 @@ func (v *view) changeMarker(ctx context.Context, n *node, change func(was attrib
 	if e.Marker {
 		w, err = v.cont.SetMetadata(ctx, path, m, blob.Condition{IfMatch: e.Properties.ETag})
 	} else {
-		w, err = v.upload(ctx, path, "", m, blob.Condition{IfNoneMatch: blob.Any})
+		w, err = v.upload(ctx, path, "", blob.WriteOptions{Metadata: m, Condition: blob.Condition{IfNoneMatch: blob.Any}})
 	}
 	if err != nil {
 		v.forgetChanged(n, err)
+		if blob.Is(err, blob.Exists) {
+			return syscall.ESTALE // it has a marker by now: the kernel looks the name up and tries again
+		}
 		return err
 	}
 	e.Marker = true

@@ -104,10 +104,9 @@ func (v *view) made(dir *node, name, p string, e blobcache.Entry) *node {
 	return v.nodes.bind(dir, name, e, true, true)
 }
 
-// upload writes a small blob that is no file: a marker, a link, a FIFO.
-func (v *view) upload(ctx context.Context, name, content string, m map[string]string, c blob.Condition) (blob.Written, error) {
-	return v.cont.Upload(ctx, name, strings.NewReader(content), int64(len(content)),
-		blob.WriteOptions{Metadata: m, Condition: c})
+// upload writes a small blob that is no file with content: a marker, a link, a FIFO, an empty file.
+func (v *view) upload(ctx context.Context, name, content string, o blob.WriteOptions) (blob.Written, error) {
+	return v.cont.Upload(ctx, name, strings.NewReader(content), int64(len(content)), o)
 }
 
 // keepDir makes sure that a directory stays when the names in it that are leaving go away: directories do not vanish
@@ -129,7 +128,7 @@ func (v *view) keepDir(ctx context.Context, dir *node) error {
 // mark gives an implied directory its marker.
 func (v *view) mark(ctx context.Context, dir *node, p string) error {
 	m := map[string]string{blobcache.MarkerKey: "true"}
-	w, err := v.upload(ctx, p, "", m, blob.Condition{IfNoneMatch: blob.Any})
+	w, err := v.upload(ctx, p, "", blob.WriteOptions{Metadata: m, Condition: blob.Condition{IfNoneMatch: blob.Any}})
 	if blob.Is(err, blob.Exists) {
 		return nil // a marker that we had not seen, or a shadowed blob, which also keeps the name
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 	"golang.org/x/sys/unix"
 
+	"blobmount/integration/blobserver"
 	"blobmount/integration/mounttest"
 )
 
@@ -509,29 +510,31 @@ func testLocks(t *testing.T, s *mounttest.Service) {
 	}
 }
 
+// exclusiveMakers make a name that must not be there yet.
+var exclusiveMakers = map[string]func(path string) error{
+	"open": func(path string) error {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err == nil {
+			err = f.Close()
+		}
+		return err
+	},
+	"mkdir":   func(path string) error { return unix.Mkdir(path, 0o755) },
+	"symlink": func(path string) error { return unix.Symlink("owner", path) },
+	"mkfifo":  func(path string) error { return unix.Mkfifo(path, 0o600) },
+}
+
 // "O_EXCL asks the service at once, so lock files work between hosts": of two mounts that race for a name exactly one
 // makes it, whatever makes it.
 func testExclusive(t *testing.T, s *mounttest.Service) {
 	w := newWorld(t, s)
 	other := s.NewPoint(t, w.Container)
 	other.Mount()
-	makers := map[string]func(path string) error{
-		"open": func(path string) error {
-			f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-			if err == nil {
-				err = f.Close()
-			}
-			return err
-		},
-		"mkdir":   func(path string) error { return unix.Mkdir(path, 0o755) },
-		"symlink": func(path string) error { return unix.Symlink("owner", path) },
-		"mkfifo":  func(path string) error { return unix.Mkfifo(path, 0o600) },
-	}
 	rounds := 5
 	if mounttest.Long() {
 		rounds = 200
 	}
-	for what, act := range makers {
+	for what, act := range exclusiveMakers {
 		for i := range rounds {
 			name := fmt.Sprint(what, i)
 			results := make(chan error, 4)
@@ -552,5 +555,21 @@ func testExclusive(t *testing.T, s *mounttest.Service) {
 				t.Errorf("%s: %d have made it", name, won)
 			}
 		}
+	}
+}
+
+// What is made by a request whose answer was lost is made: it does not exist already.
+func TestMountLostReply(t *testing.T) {
+	s := mounttest.Embedded(t)
+	w := newWorld(t, s)
+	for what, act := range exclusiveMakers {
+		hits := s.Embedded.AddFault(blobserver.Fault{Op: "PutBlob", Name: what, Nth: 1, Action: blobserver.LoseReply})
+		if err := act(w.path(what)); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if hits() != 1 {
+			t.Errorf("%s: %d answers were lost", what, hits())
+		}
+		wantErrno(t, what+" again", act(w.path(what)), syscall.EEXIST)
 	}
 }

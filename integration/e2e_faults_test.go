@@ -17,8 +17,6 @@ func TestMountUnreliable(t *testing.T) {
 	s := mounttest.Embedded(t)
 	server := s.Embedded
 	w := newWorld(t, s, "--block-size=256KiB", "--log-level=warn")
-	// The answers to Put Blob are lost for those with content only: an empty blob that must be new may be a lock between
-	// hosts, so when its maker cannot know who made it, he is told that somebody else did.
 	hits := map[string]func() int{}
 	add := func(what string, f blobserver.Fault) { hits[what] = server.AddFault(f) }
 	// Rare requests are hit by their number, so that each run hits them; these come first, since the first fault acts.

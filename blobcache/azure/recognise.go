@@ -30,8 +30,9 @@ import (
 // is what the caller asked for. (For SetMetadata that is so as long as who writes other content in these seconds writes
 // other metadata too.) The exception is an empty blob that must not exist before. Programs use such
 // blobs as locks between hosts, all writers write the same, and two of them must not both be told that they made
-// it. There the refusal stands: a lock that is reported as taken though it is ours is safe, and rare. A copy names its
-// source, and with the source's ETag its content, so that an empty one can be recognised too.
+// it. There the refusal stands, unless the metadata tells writers apart (WriteOptions.Distinct): a lock that is reported
+// as taken though it is ours is safe, and rare. A copy names its source, and with the source's ETag its content, so that an
+// empty one can be recognised too.
 
 // holds reports whether a version is what a write would have made.
 type holds func(context.Context, blob.Properties) (bool, error)
@@ -52,7 +53,7 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, cond blob.Co
 		return blob.Written{}, false
 	}
 	p, err := c.Properties(ctx, tries.name, blob.Condition{})
-	if err != nil || p.Size == 0 && cond.IfNoneMatch == blob.Any && tries.op != "Copy" {
+	if err != nil {
 		return blob.Written{}, false
 	}
 	// Both times are of whole seconds.
@@ -133,8 +134,12 @@ func (c *Container) holdsBlocks(name string, o blob.WriteOptions, ids []string) 
 	}
 }
 
-// sameOptions leaves the tags out: they are no part of a version.
+// sameOptions leaves the tags out: they are no part of a version. It reports false for an empty blob that had to be new
+// if others may write the very same.
 func sameOptions(p blob.Properties, o blob.WriteOptions) bool {
+	if p.Size == 0 && o.Condition.IfNoneMatch == blob.Any && !o.Distinct {
+		return false
+	}
 	return p.Kind == o.Kind && sameMetadata(p.Metadata, o.Metadata) && sameHeaders(p.Headers, o.Headers)
 }
 

@@ -346,6 +346,11 @@ func TestRecognisesOwnWrite(t *testing.T) {
 	commit := func(c *Container, o blob.WriteOptions) (blob.Written, error) {
 		return c.CommitBlockList(t.Context(), "a", []string{"1", "2"}, o)
 	}
+	empty := func(c *Container, o blob.WriteOptions) (blob.Written, error) {
+		return c.Upload(t.Context(), "a", strings.NewReader(""), 0, o)
+	}
+	distinct := tagged
+	distinct.Distinct, distinct.Metadata = true, map[string]string{"mtime": "12:00:00.123456789"}
 	keep := func(*lossy) {}
 	for _, test := range []struct {
 		what  string
@@ -362,9 +367,11 @@ func TestRecognisesOwnWrite(t *testing.T) {
 		{"upload, older blob", upload, none, func(l *lossy) { l.modified = l.modified.Add(-time.Minute) }, false},
 		{"commit", commit, tagged, keep, true},
 		{"commit, other blocks", commit, none, func(l *lossy) { l.blocks = []string{"NA=="} }, false},
-		{"empty and new", func(c *Container, o blob.WriteOptions) (blob.Written, error) {
-			return c.Upload(t.Context(), "a", strings.NewReader(""), 0, o)
-		}, none, keep, false},
+		{"empty and new", empty, none, keep, false},
+		{"empty, new and distinct", empty, distinct, keep, true},
+		{"empty, new and distinct, of another", empty, distinct, func(l *lossy) {
+			l.header = http.Header{"X-Ms-Meta-Mtime": {"12:00:00.123456788"}}
+		}, false},
 	} {
 		for how, lose := range map[string]func(http.ResponseWriter){
 			"hang up": hangUp,

@@ -219,6 +219,9 @@ type WriteOptions struct {
 	// Kind is the type of blob that Upload makes: a block blob, or an append blob, which is created empty. The
 	// service takes page blobs and block lists of other kinds for mistakes, and so do all methods here.
 	Kind Kind
+	// Distinct says that no other write sends the same metadata. By it an empty blob that must be new is known as the
+	// caller's own when the answer to the request that made it was lost; others are reported as made by somebody else.
+	Distinct bool
 }
 
 // MaxTags is the number of index tags that a blob may have ("Set Blob Tags").
