@@ -123,10 +123,7 @@ func pages(t *testing.T, s *Store, o blob.ListOptions) (out []string) {
 			keys := slices.Sorted(maps.Keys(b.Metadata))
 			out = append(out, fmt.Sprint(b.Name, " ", b.Size, " ", b.Modified, " ", b.Created, " ", b.Tier, keys))
 		}
-		for _, p := range page.Prefixes {
-			out = append(out, p)
-		}
-		out = append(out, "--")
+		out = append(append(out, page.Prefixes...), "--")
 		if page.Next == "" {
 			return out
 		}
