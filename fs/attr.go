@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -149,7 +150,8 @@ func (d *Defaults) stamp(metadata map[string]string, modified time.Time) {
 	Stamp(metadata, modified)
 }
 
-// attr fills in what stat shows of a node. Access times are not kept: they show the time of the last change.
+// attr fills in what stat shows of a node. Access times are not kept: unless a program has set one, they show the time of
+// the last change.
 func (v *view) attr(n *node, out *fuse.Attr) {
 	e := n.getEntry()
 	size := e.Properties.Size
@@ -186,7 +188,8 @@ func (v *view) attr(n *node, out *fuse.Attr) {
 	if !v.nodes.isLinked(n) {
 		out.Nlink = 0
 	}
-	out.SetTimes(&a.mtime, &a.mtime, &ctime)
+	accessed := cmp.Or(n.accessedAt(), a.mtime)
+	out.SetTimes(&accessed, &a.mtime, &ctime)
 }
 
 // dirTime returns when a directory was last changed, as far as is known: by its marker or by this mount.
@@ -213,10 +216,11 @@ type change struct {
 	mode, uid, gid *uint32
 	mtime          *time.Time
 	now            bool // mtime is the time of the call, not one that a program chose
+	atime          *time.Time
 	kill           bool // the privileges that a file gives are to go, see killed
 }
 
-// changeOf reads a request of the kernel. Access times are not kept, so that there is nothing to do for them.
+// changeOf reads a request of the kernel.
 func changeOf(in *fuse.SetAttrIn) change {
 	c := change{kill: in.Valid&fuse.FATTR_KILL_SUIDGID != 0, now: in.Valid&fuse.FATTR_MTIME_NOW != 0}
 	if mode, ok := in.GetMode(); ok {
@@ -231,10 +235,16 @@ func changeOf(in *fuse.SetAttrIn) change {
 	if mtime, ok := in.GetMTime(); ok {
 		c.mtime = &mtime
 	}
+	if atime, ok := in.GetATime(); ok {
+		if c.now && in.Valid&fuse.FATTR_ATIME_NOW != 0 {
+			atime = time.Time{} // touch: the two are one time
+		}
+		c.atime = &atime
+	}
 	return c
 }
 
-// isEmpty reports whether there is nothing to change.
+// isEmpty reports whether there is nothing to change in the service.
 func (c *change) isEmpty() bool {
 	return c.mode == nil && c.uid == nil && c.gid == nil && c.mtime == nil && !c.kill
 }
@@ -266,11 +276,22 @@ func (a attributes) same(b attributes) bool {
 	return equal && a == b
 }
 
-// setAttributes changes mode, owner or times of a node, in the service unless the file is dirty: then they go with
-// its commit. Without metadata it fails with EPERM unless all is shown already; the
-// time of now is what the service gives to any change.
+// setAttributes changes mode, owner or times of a node. Access times stay here.
 func (v *view) setAttributes(ctx *request, n *node, in *fuse.SetAttrIn) error {
 	c := changeOf(in)
+	if err := v.setKept(ctx, n, c); err != nil {
+		return err
+	}
+	if c.atime != nil {
+		n.setAccessed(*c.atime)
+	}
+	return nil
+}
+
+// setKept changes mode, owner or time of change of a node, in the service unless the file is dirty: then they go with
+// its commit. Without metadata it fails with EPERM unless all is shown already; the time of
+// now is what the service gives to any change.
+func (v *view) setKept(ctx *request, n *node, c change) error {
 	if c.isEmpty() {
 		return nil
 	}

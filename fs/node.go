@@ -47,6 +47,8 @@ type node struct {
 
 	attrMu sync.Mutex      // guards what is below
 	entry  blobcache.Entry // what the service has
+	// accessed is the access time that a program has set, the zero time if none has.
+	accessed time.Time
 	// changed is when the directory was changed here, the zero time if not.
 	changed time.Time
 	leaving map[string]int // names that are being removed from the directory, and how often
@@ -97,6 +99,21 @@ func (n *node) getEntry() blobcache.Entry {
 
 // properties returns the properties of the blob as the service has them.
 func (n *node) properties() blob.Properties { return n.getEntry().Properties }
+
+// setAccessed notes the access time that a program has set. The service is not told: that would be a new version of the
+// blob, and be noticed by all who have it cached, for a time that reading does not change anyway.
+func (n *node) setAccessed(t time.Time) {
+	n.attrMu.Lock()
+	n.accessed = t
+	n.attrMu.Unlock()
+}
+
+// accessedAt returns the access time that a program has set, the zero time if none has.
+func (n *node) accessedAt() time.Time {
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	return n.accessed
+}
 
 // touch notes a change of a directory's names.
 func (n *node) touch(t time.Time) {

@@ -273,6 +273,12 @@ func testTimes(t *testing.T, s *mounttest.Service) {
 			t.Errorf("%s: %s was read at %v, which is not kept: want the time of the change, %v", what, name, st.Atim, st.Mtim)
 		}
 	}
+	accessed := func(what, name string, want unix.Timespec) {
+		t.Helper()
+		if st := get(name); st.Atim != want {
+			t.Errorf("%s: %s was read at %v, want %v", what, name, st.Atim, want)
+		}
+	}
 	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
 	for i, at := range times {
 		ts, err := unix.TimeToTimespec(at)
@@ -291,9 +297,21 @@ func testTimes(t *testing.T, s *mounttest.Service) {
 	w.Remount()
 	for _, name := range names {
 		check("after a remount", name, times[len(times)-1])
-		must(t, set(name, unix.Timespec{Sec: 12345}, omit)) // touch -a
+		now := unix.Timespec{Nsec: unix.UTIME_NOW}
+		must(t, set(name, now, now))
+		accessed("touch", name, get(name).Mtim)
+		at, mt := unix.Timespec{Sec: 12345, Nsec: 678}, unix.Timespec{Sec: 1 << 33, Nsec: 9}
+		must(t, set(name, at, mt))
 		must(t, set(name, omit, omit))
-		check("touch -a", name, times[len(times)-1])
+		accessed("what a program has set", name, at)
+		must(t, set(name, omit, unix.Timespec{Sec: 1}))
+		accessed("after a change of the other time", name, at)
+		must(t, set(name, unix.Timespec{Sec: 54321}, omit)) // touch -a
+		accessed("touch -a", name, unix.Timespec{Sec: 54321})
+	}
+	w.Remount()
+	for _, name := range names {
+		check("after a remount", name, time.Unix(1, 0))
 	}
 	etag := w.ETag("file")
 	must(t, set("file", unix.Timespec{Sec: 12345}, omit))
