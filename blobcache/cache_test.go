@@ -494,7 +494,7 @@ func TestMoved(t *testing.T) {
 		p, want := s.put(t, "a", size, 1)
 		f := openBlob(t, c, s, p)
 		expect(t, f, 400*kib, want[400*kib:404*kib])
-		if _, err := f.BeginMove(t.Context()); err != nil {
+		if _, err := f.BeginMove(t.Context(), "b"); err != nil {
 			t.Fatal(err)
 		}
 		over := c.Moving(s, "a", p.ETag)

@@ -17,6 +17,7 @@
 //	DIR/v1/ab/c/<29 hex>.map        which grains of it are there, and the CRC-32C of each
 //	DIR/staging/<id>.data           a staging file, sparse
 //	DIR/staging/<id>.journal        what it holds (see journal), locked by the process that works with it
+//	DIR/renames/<id>.journal        the rename of a directory under way (see renamejournal.go), locked in the same way
 //
 // The directory is its own index: whether a version is cached is answered by opening its path. Nothing is scanned
 // when a cache is opened, and several processes may use one directory: bytes are written before the bit that says

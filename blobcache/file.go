@@ -45,6 +45,7 @@ type File struct {
 	copied   blob.Properties   // of what it is a copy of
 	tried    *attempt          // the last commit whose outcome is not known; nil if it is
 	detached bool              // it is being deleted, replaced or renamed: nothing may be released
+	moving   string            // the name that it is about to have, or empty
 	gone     bool              // unlinked or replaced: there is nothing to commit to
 	lost     error             // another writer won: commits fail from now on
 	failed   error             // of the last commit, nil when it succeeded

@@ -62,6 +62,7 @@ const (
 	recFinished = 'F' // the program closed or synced the file: it is meant to be saved as it is
 	recKept     = 'K' // text: why it could not be saved, and has to wait for somebody
 	recGoing    = 'I' // a byte: 1 if the blob is about to be deleted or replaced, as the program has asked, 0 if it stays
+	recMoving   = 'M' // text: the name that the blob is about to have; none: it keeps the one that it has
 	recGone     = 'G' // the blob was deleted: there is nothing to save
 )
 
@@ -77,6 +78,7 @@ type header struct {
 	Details   details   `json:"details"`
 	Size      int64     `json:"size"`
 	Began     time.Time `json:"began"`
+	Moving    string    `json:"moving,omitempty"` // the name that the blob is about to have
 }
 
 // base is what a staging file lies over.
@@ -126,9 +128,9 @@ func openJournal(path string) (*journal, error) {
 	return &journal{file: f}, nil
 }
 
-// begin puts salt and header into an empty journal.
-func (j *journal) begin(h header) error {
-	p, err := json.Marshal(h)
+// begin puts salt and header, which is written as JSON, into an empty journal.
+func (j *journal) begin(header any) error {
+	p, err := json.Marshal(header)
 	if err != nil {
 		return err
 	}
@@ -169,8 +171,10 @@ func (j *journal) record(typ byte, payload []byte) []byte {
 }
 
 // add appends a record. When it fails nothing is appended.
-func (j *journal) add(typ byte, payload []byte) error {
-	rec := j.record(typ, payload)
+func (j *journal) add(typ byte, payload []byte) error { return j.addRecords(j.record(typ, payload)) }
+
+// addRecords appends records at once. When it fails nothing is appended.
+func (j *journal) addRecords(rec []byte) error {
 	if _, err := j.file.WriteAt(rec, j.size); err != nil { // a part of it is overwritten by the next
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -184,8 +188,11 @@ func (j *journal) span(typ byte, from, to int64, more ...byte) error {
 	return j.add(typ, append(binary.LittleEndian.AppendUint64(p, uint64(to)), more...))
 }
 
-func (j *journal) setSize(size int64) error {
-	return j.add(recSize, binary.LittleEndian.AppendUint64(nil, uint64(size)))
+func (j *journal) setSize(size int64) error { return j.number(recSize, size) }
+
+// number appends a record about one number.
+func (j *journal) number(typ byte, n int64) error {
+	return j.add(typ, binary.LittleEndian.AppendUint64(nil, uint64(n)))
 }
 
 func (j *journal) json(typ byte, v any) error {
@@ -318,12 +325,29 @@ var errEmpty = fmt.Errorf("%w: it is empty", errJournal)
 // readJournal returns what a journal says.
 func readJournal(r io.Reader) (*record, error) {
 	var rec *record
+	length, salt, err := readRecords(r, func(typ byte, p []byte) error {
+		next, err := rec.apply(typ, p)
+		if err == nil {
+			rec = next
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	rec.length, rec.salt = length, salt
+	return rec, nil
+}
+
+// readRecords gives the records of a journal to take, whose error it returns. It returns the length of the good part in
+// bytes, and the CRC-32C of the salt. A journal without a record is an error.
+func readRecords(r io.Reader, take func(typ byte, payload []byte) error) (length int64, seed uint32, err error) {
 	salt := make([]byte, saltSize)
 	if _, err := io.ReadFull(r, salt); err != nil || binary.LittleEndian.Uint64(salt) == 0 {
-		return nil, errEmpty
+		return 0, 0, errEmpty
 	}
-	seed := crc32.Checksum(salt, castagnoli)
-	length := int64(saltSize)
+	seed = crc32.Checksum(salt, castagnoli)
+	length = int64(saltSize)
 	head := make([]byte, 9)
 	for {
 		if _, err := io.ReadFull(r, head); err != nil {
@@ -338,18 +362,15 @@ func readJournal(r io.Reader) (*record, error) {
 		if _, err := io.ReadFull(r, body[1:]); err != nil || crc32.Update(seed, castagnoli, body) != binary.LittleEndian.Uint32(head[4:]) {
 			break
 		}
-		next, err := rec.apply(body[0], body[1:])
-		if err != nil {
-			return nil, err
+		if err := take(body[0], body[1:]); err != nil {
+			return 0, 0, err
 		}
-		rec = next
 		length += int64(len(head)) + int64(n)
 	}
-	if rec == nil {
-		return nil, fmt.Errorf("%w: it has no header", errJournal)
+	if length == saltSize {
+		return 0, 0, fmt.Errorf("%w: it has no header", errJournal)
 	}
-	rec.length, rec.salt = length, seed
-	return rec, nil
+	return length, seed, nil
 }
 
 // apply takes one more record into account. Only a header may come first.
@@ -389,7 +410,7 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		if err := json.Unmarshal(p, &r.Base); err != nil {
 			return nil, fmt.Errorf("%w: %w", errJournal, err)
 		}
-		r.staged, r.released = nil, nil
+		r.staged, r.released, r.Moving = nil, nil, ""
 		r.kept, r.named = "", r.named && r.Base.New
 		if r.Base.Clean {
 			r.changed, r.sums, r.dirty, r.finished, r.stands, r.stable = nil, nil, false, false, false, nil
@@ -404,6 +425,8 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		r.kept = string(p)
 	case recGoing:
 		r.going = len(p) > 0 && p[0] == 1
+	case recMoving:
+		r.Moving = string(p)
 	case recGone:
 		r.gone = true
 	default:

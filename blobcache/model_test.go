@@ -183,7 +183,7 @@ func (m *modelled) rename(to string) {
 		m.name = to
 		return
 	}
-	p, err := m.file.BeginMove(m.t.Context())
+	p, err := m.file.BeginMove(m.t.Context(), to)
 	m.must(err)
 	over := m.c.Moving(m.s, m.name, p.ETag)
 	w, err := m.s.Copy(m.t.Context(), to, m.name, blob.CopyOptions{Source: blob.Condition{IfMatch: p.ETag}})

@@ -42,7 +42,10 @@ func (f *File) renamed(name string, w blob.Written) {
 	if f.under.name == f.props.Name && f.under.etag == f.props.ETag {
 		f.under.name, f.under.etag = name, w.ETag
 	}
-	f.props.Name, f.props.ETag, f.props.Modified = name, w.ETag, w.Modified
+	f.props.Name = name
+	if !f.isNew {
+		f.props.ETag, f.props.Modified = w.ETag, w.Modified
+	}
 	if err := f.noteBase(f.gen == f.saved); err != nil {
 		f.c.log.Warn("a crash now would leave a copy of a saved file for blobmount recover", "blob", name, "error", err)
 	}
@@ -148,18 +151,48 @@ func (f *File) Attach() {
 	f.commit.Unlock()
 }
 
-// BeginMove prepares for giving the blob another name in the service. What was written is committed, and until EndMove
+// BeginMove prepares for giving the blob the name to in the service. What was written is committed, and until EndMove
 // commits and closes wait. It returns the properties of what is to be moved. When it fails, EndMove must not be called.
-func (f *File) BeginMove(ctx context.Context) (blob.Properties, error) {
+func (f *File) BeginMove(ctx context.Context, to string) (blob.Properties, error) {
 	f.commit.Lock()
-	if err := f.commitLocked(ctx); err != nil {
+	err := f.commitLocked(ctx)
+	if err == nil {
+		err = f.beginMove(to)
+	}
+	if err != nil {
 		f.commit.Unlock()
 		return blob.Properties{}, err
 	}
+	return f.State().Properties, nil
+}
+
+// beginMoveNew is BeginMove for a File whose blob is not in the service and cannot be: nothing is committed. It reports
+// whether it is one. EndMove gets a Written without an ETag.
+func (f *File) beginMoveNew(to string) bool {
+	f.commit.Lock()
+	f.mu.RLock()
+	isNew := f.isNew && f.tried == nil && (f.stage == nil || len(f.stage.released) == 0)
+	f.mu.RUnlock()
+	if !isNew || f.beginMove(to) != nil {
+		f.commit.Unlock()
+		return false
+	}
+	return true
+}
+
+// beginMove notes that the blob is about to have another name: a process that ends before the outcome is noted may leave
+// it under either.
+func (f *File) beginMove(to string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.stage != nil {
+		if err := f.stage.journal.add(recMoving, []byte(to)); err != nil {
+			return err
+		}
+	}
+	f.moving = to
 	f.detached = true // no block that is staged meanwhile may be the only place of its bytes: it is under the old name
-	return f.props, nil
+	return nil
 }
 
 // EndMove tells that the blob is now under another name and ETag, with the same bytes and blocks; or, with a nil w, that
@@ -167,14 +200,21 @@ func (f *File) BeginMove(ctx context.Context) (blob.Properties, error) {
 func (f *File) EndMove(name string, w *blob.Written) {
 	defer f.commit.Unlock()
 	f.mu.Lock()
-	f.detached = false
-	if w != nil {
+	f.detached, f.moving = false, ""
+	st := f.stage
+	switch {
+	case w != nil:
 		f.renamed(name, *w)
-		if f.stage != nil {
-			f.stage.restage()
+		if st != nil {
+			st.restage()
+		}
+	case st != nil:
+		if err := st.journal.add(recMoving, nil); err != nil {
+			f.c.log.Debug("a crash now would cost one more request", "blob", f.props.Name, "error", err)
 		}
 	}
 	f.mu.Unlock()
+	f.syncNote(st)
 	if w == nil || f.lease.name == "" {
 		return
 	}

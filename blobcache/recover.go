@@ -28,7 +28,7 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	}
 	d, b := rec.Details, rec.Base
 	f := &File{c: c, cont: cont, hooks: hooks, isNew: b.New, size: rec.Size, modified: d.Modified,
-		under: lower{b.From, b.FromETag, b.FromSize}, limit: b.Limit, gen: 2, saved: 1, since: l.Changed}
+		under: lower{b.From, b.FromETag, b.FromSize}, limit: b.Limit, moving: rec.Moving, gen: 2, saved: 1, since: l.Changed}
 	f.props = blob.Properties{Name: b.Name, ETag: b.ETag, Kind: b.Kind, Size: b.FromSize, Headers: d.Headers,
 		Metadata: d.Metadata, Tier: d.Tier, TierInferred: d.Tier == "", TagCount: d.TagCount}
 	if rec.finished {
@@ -92,6 +92,7 @@ func (c *Cache) Recover(ctx context.Context, cont blob.Container, hooks Hooks) e
 		}
 		wg.Go(func() {
 			defer slots.release()
+			f.followMove(ctx)
 			f.recover(ctx, l.rec.going)
 		})
 	}
@@ -142,6 +143,28 @@ func (f *File) wentAway(ctx context.Context) bool {
 	f.mu.Unlock()
 	f.c.track(f, false)
 	return true
+}
+
+// followMove gives a File the name under which its blob is, when its process ended in the middle of a rename.
+func (f *File) followMove(ctx context.Context) {
+	f.mu.Lock()
+	p, isNew, to := f.props, f.isNew, f.moving
+	f.moving = ""
+	f.mu.Unlock()
+	if to == "" || isNew {
+		return
+	}
+	if _, err := f.cont.Properties(ctx, p.Name, blob.Condition{}); !blob.Is(err, blob.NotFound) {
+		return // it has its old name, or a commit will tell what is wrong
+	}
+	now, err := f.cont.Properties(ctx, to, blob.Condition{})
+	if err != nil || now.CopiedFrom != p.Name && now.ETag != p.ETag {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.renamed(to, blob.Written{ETag: now.ETag, Modified: now.Modified})
+	f.stage.relearn()
 }
 
 // recover commits a file that an earlier process has left.
@@ -224,6 +247,7 @@ func (c *Cache) Retry(ctx context.Context, id string, cont blob.Container, hooks
 		return err
 	}
 	f.hooks = hooks
+	f.followMove(ctx)
 	if err := f.Commit(ctx); err != nil {
 		f.putBack()
 		return err

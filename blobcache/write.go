@@ -192,6 +192,7 @@ func (f *File) header() header {
 	return header{
 		Version: journalVersion, Container: f.cont.URL(""), PID: os.Getpid(), Boot: bootID(), Began: f.c.now(),
 		BlockSize: l.first, Every: l.every, Base: f.lower(!f.dirty()), Details: f.details(), Size: f.size,
+		Moving: f.moving,
 	}
 }
 

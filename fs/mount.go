@@ -83,7 +83,12 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // ends with the mount
 	f := newFileSystem(ctx, o)
-	if !o.ReadOnly {
+	if o.ReadOnly {
+		if err := f.reportLeft(); err != nil {
+			cancel()
+			return nil, fmt.Errorf("look for renames that an earlier mount has not finished: %w", err)
+		}
+	} else {
 		if err := f.recover(ctx); err != nil {
 			cancel()
 			return nil, fmt.Errorf("look for files that an earlier mount could not save: %w", err)
@@ -135,10 +140,34 @@ const recoverBound = time.Minute
 func (v *view) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverBound)
 	defer cancel()
+	// Renames first: a file that is committed has to know its name.
+	err := v.cache.RecoverRenames(ctx, v.cont, func(from, to string) func() {
+		v.moves.mu.Lock()
+		defer v.moves.mu.Unlock()
+		end := v.moves.begin(&move{from: from, to: to})
+		return func() {
+			v.forgetDir(from)
+			v.forgetDir(to)
+			end()
+		}
+	})
+	if err != nil {
+		return err
+	}
 	return v.cache.Recover(ctx, v.cont, blobcache.Hooks{
 		Stamp:     v.defaults.stamp,
 		Committed: func(p blob.Properties, dirty bool) { v.names.Forget(p.Name) },
 	})
+}
+
+// reportLeft tells the log what a mount that cannot write leaves as it is.
+func (v *view) reportLeft() error {
+	left, err := v.cache.LeftRenames(v.cont)
+	for _, r := range left {
+		v.log.Warn("an earlier mount has not finished the rename of a directory: blobs are under both names until a mount that can write goes on with it",
+			"from", r.From, "to", r.To)
+	}
+	return err
 }
 
 func serverOptions(o Options) *fuse.MountOptions {

@@ -97,6 +97,15 @@ func (n *node) getEntry() blobcache.Entry {
 	return n.entry
 }
 
+// renamed notes the new name and version of the blob, if it was the version was.
+func (n *node) renamed(was blob.ETag, name string, w blob.Written) {
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	if p := &n.entry.Properties; p.ETag == was {
+		p.Name, p.ETag, p.Modified = name, w.ETag, w.Modified
+	}
+}
+
 // properties returns the properties of the blob as the service has them.
 func (n *node) properties() blob.Properties { return n.getEntry().Properties }
 

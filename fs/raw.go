@@ -89,8 +89,12 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *f
 	n := fs.nodes.get(in.NodeId)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
+	end, err := fs.changingNode(ctx, n)
+	if err != nil {
+		return fs.status("setattr", n, "", err)
+	}
+	defer end()
 	if size, ok := in.GetSize(); ok {
-		var err error
 		if fh, ok := in.GetFh(); ok && fs.handles.get(fh) != nil {
 			err = fs.truncate(ctx, n, fs.handles.get(fh).file, int64(size))
 		} else {
@@ -129,6 +133,11 @@ func (fs *fileSystem) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name strin
 	dir := fs.nodes.get(in.NodeId)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
+	end, err := fs.changing(ctx, dir, name)
+	if err != nil {
+		return fs.status("mknod", dir, name, err)
+	}
+	defer end()
 	n, err := fs.mknod(ctx, dir, name, in.Mode, callerOf(&in.InHeader))
 	return fs.made("mknod", dir, n, name, err, out)
 }
@@ -137,6 +146,11 @@ func (fs *fileSystem) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name strin
 	dir := fs.nodes.get(in.NodeId)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
+	end, err := fs.changing(ctx, dir, name)
+	if err != nil {
+		return fs.status("mkdir", dir, name, err)
+	}
+	defer end()
 	n, err := fs.mkdir(ctx, dir, name, in.Mode, callerOf(&in.InHeader))
 	return fs.made("mkdir", dir, n, name, err, out)
 }
@@ -145,6 +159,11 @@ func (fs *fileSystem) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, 
 	dir := fs.nodes.get(h.NodeId)
 	ctx := newRequest(cancel, h.Pid)
 	defer ctx.end()
+	end, err := fs.changing(ctx, dir, name)
+	if err != nil {
+		return fs.status("symlink", dir, name, err)
+	}
+	defer end()
 	n, err := fs.symlink(ctx, dir, name, target, callerOf(h))
 	return fs.made("symlink", dir, n, name, err, out)
 }
@@ -166,6 +185,11 @@ func (fs *fileSystem) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name stri
 	dir := fs.nodes.get(h.NodeId)
 	ctx := newRequest(cancel, h.Pid)
 	defer ctx.end()
+	end, err := fs.changing(ctx, dir, name)
+	if err != nil {
+		return fs.status("unlink", dir, name, err)
+	}
+	defer end()
 	return fs.status("unlink", dir, name, fs.unlink(ctx, dir, name))
 }
 
@@ -173,6 +197,11 @@ func (fs *fileSystem) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name strin
 	dir := fs.nodes.get(h.NodeId)
 	ctx := newRequest(cancel, h.Pid)
 	defer ctx.end()
+	end, err := fs.changing(ctx, dir, name)
+	if err != nil {
+		return fs.status("rmdir", dir, name, err)
+	}
+	defer end()
 	return fs.status("rmdir", dir, name, fs.rmdir(ctx, dir, name))
 }
 
@@ -202,6 +231,13 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	fs.prefetch.opened(n)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
+	if write {
+		end, err := fs.changingNode(ctx, n)
+		if err != nil {
+			return fs.status("open", n, "", err)
+		}
+		defer end()
+	}
 	f, err := fs.open(ctx, n, write, in.Flags&syscall.O_TRUNC != 0)
 	if err != nil {
 		return fs.status("open", n, "", err)
@@ -223,6 +259,11 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 	dir := fs.nodes.get(in.NodeId)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
+	end, err := fs.changing(ctx, dir, name)
+	if err != nil {
+		return fs.status("create", dir, name, err)
+	}
+	defer end()
 	n, f, err := fs.createFile(ctx, dir, name, in.Mode, in.Flags&syscall.O_EXCL != 0, callerOf(&in.InHeader))
 	if err != nil {
 		return fs.status("create", dir, name, err)
@@ -443,6 +484,11 @@ func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name
 	}
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
+	end, err := fs.changingNode(ctx, n)
+	if err != nil {
+		return fs.status("setxattr", n, "", err)
+	}
+	defer end()
 	return fs.status("setxattr", n, "", fs.setXattr(ctx, n, name, string(data), in.Flags))
 }
 
@@ -453,6 +499,11 @@ func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, name
 	}
 	ctx := newRequest(cancel, h.Pid)
 	defer ctx.end()
+	end, err := fs.changingNode(ctx, n)
+	if err != nil {
+		return fs.status("removexattr", n, "", err)
+	}
+	defer end()
 	return fs.status("removexattr", n, "", fs.removeXattr(ctx, n, name))
 }
 
@@ -475,8 +526,16 @@ func (fs *fileSystem) revalidate(ctx context.Context, n *node) (time.Duration, e
 	if n.overtaken.Load() {
 		return 0, syscall.ESTALE
 	}
-	p, linked := fs.nodes.path(n)
-	if !linked {
+	var p string
+	var linked bool
+	err := fs.moves.settled(ctx, func() string {
+		p, linked = fs.nodes.path(n)
+		return p
+	})
+	if err != nil {
+		return 0, err
+	}
+	if p, linked = fs.nodes.path(n); !linked {
 		return fs.validFor(), nil
 	}
 	e, valid, err := fs.names.Lookup(ctx, p)

@@ -3,8 +3,8 @@ package fs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -21,17 +21,11 @@ type end struct {
 
 // rename moves a file or directory. noReplace refuses to replace a target.
 func (v *view) rename(ctx context.Context, from, to end, noReplace bool) error {
-	var err error
-	if from.path, err = v.place(from.dir, from.name); err != nil {
-		return err
-	}
-	if to.path, err = v.placeNew(to.dir, to.name); err != nil {
-		return err
-	}
-	n, _, err := v.lookup(ctx, from.dir, from.name, false)
+	n, release, err := v.beginRename(ctx, &from, &to)
 	if err != nil {
 		return err
 	}
+	defer release()
 	defer v.nodes.drop(n)
 	target, _, err := v.lookup(ctx, to.dir, to.name, false)
 	switch {
@@ -63,6 +57,44 @@ func (v *view) rename(ctx context.Context, from, to end, noReplace bool) error {
 	return nil
 }
 
+// beginRename finds both ends, and keeps others from changing their names until release is called. It holds the node.
+func (v *view) beginRename(ctx context.Context, from, to *end) (n *node, release func(), err error) {
+	places := func() error {
+		var err error
+		if from.path, err = v.place(from.dir, from.name); err == nil {
+			to.path, err = v.placeNew(to.dir, to.name)
+		}
+		return err
+	}
+	for {
+		if n, _, err = v.lookup(ctx, from.dir, from.name, false); err != nil {
+			return nil, nil, err
+		}
+		begin := v.moves.change
+		if n.kind == kindDir {
+			begin = v.moves.move
+			if err := places(); err == nil && strings.HasPrefix(to.path, from.path+"/") {
+				v.nodes.drop(n)
+				return nil, nil, syscall.EINVAL // below itself
+			}
+		}
+		release, err = begin(ctx, func() ([]string, error) {
+			err := places()
+			return []string{from.path, to.path}, err
+		})
+		if err != nil {
+			v.nodes.drop(n)
+			return nil, nil, err
+		}
+		if path, linked := v.nodes.path(n); linked && path == from.path {
+			return n, release, nil
+		}
+		// It was renamed or removed while this waited.
+		release()
+		v.nodes.drop(n)
+	}
+}
+
 // mayReplace checks the kinds of both ends as rename(2) says.
 func mayReplace(n, target *node, noReplace bool) error {
 	switch {
@@ -91,7 +123,7 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 		v.moved(n, from, to, blobcache.Entry{Properties: p, Pending: true})
 		return nil
 	}
-	p, err := f.BeginMove(ctx)
+	p, err := f.BeginMove(ctx, to.path)
 	if err != nil {
 		return err
 	}
@@ -131,7 +163,9 @@ func (v *view) moveBlob(ctx context.Context, target *node, from, to string, p bl
 		}
 		return w, err
 	}
-	if err := v.cont.Delete(ctx, from, blob.Condition{IfMatch: p.ETag}); err != nil && !blob.Is(err, blob.NotFound) {
+	// When nothing is there any more, the name has gone by itself; unless another host has renamed the same blob, and the
+	// copy may be its.
+	if err := v.cont.Delete(ctx, from, blob.Condition{IfMatch: p.ETag}); err != nil && (w.Doubtful || !blob.Is(err, blob.NotFound)) {
 		v.names.Forget(from)
 		v.names.Forget(to)
 		return w, err
@@ -148,183 +182,73 @@ func (v *view) moved(n *node, from, to end, e blobcache.Entry) {
 	n.setEntry(e)
 }
 
-// copiesAtOnce bounds the requests of one directory rename.
-const copiesAtOnce = 16
-
-// renameDir copies all blobs below a directory, each under its ETag, and deletes the sources when all copies are
-// there. Other hosts can see it half-way. If a copy fails, the copies are taken back and the source stays whole.
+// renameDir renames a directory with all that is below it. Other hosts can see it half-way.
 func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) error {
-	if to.path == from.path || strings.HasPrefix(to.path, from.path+"/") {
-		return syscall.EINVAL
-	}
-	if target != nil {
-		if err := v.checkEmpty(ctx, to.path); err != nil {
-			return err
-		}
+	if target != nil && v.nodes.anyNew(target) {
+		return syscall.ENOTEMPTY
 	}
 	if err := v.keepDir(ctx, from.dir); err != nil {
 		return err
 	}
-	nodes := v.nodes.below(n)
-	moving, err := v.beginMoves(ctx, nodes)
-	defer func() {
-		for _, f := range moving { // those that did not come to their end
-			f.EndMove("", nil)
+	files := map[string]*blobcache.File{}
+	for c, path := range v.nodes.below(n) {
+		if f := c.opened(); f != nil {
+			files[path] = f
 		}
-	}()
-	if err != nil {
-		return err
 	}
-	blobs, err := v.tree(ctx, from.path, n.getEntry())
-	if err != nil {
-		return err
-	}
-	newName := func(old string) string { return to.path + strings.TrimPrefix(old, from.path) }
-	written := make([]blob.Written, len(blobs))
-	for _, b := range blobs {
-		defer v.cache.Moving(v.cont, b.Name, b.ETag)()
-	}
-	err = inParallel(ctx, len(blobs), func(ctx context.Context, i int) (err error) {
-		written[i], err = v.cont.Copy(ctx, newName(blobs[i].Name), blobs[i].Name,
-			blob.CopyOptions{Source: blob.Condition{IfMatch: blobs[i].ETag}})
-		return err
-	})
-	if err != nil {
-		v.takeBack(ctx, blobs, written, newName)
-		return err
-	}
-	err = inParallel(ctx, len(blobs), func(ctx context.Context, i int) error {
-		err := v.cont.Delete(ctx, blobs[i].Name, blob.Condition{IfMatch: blobs[i].ETag})
-		if blob.Is(err, blob.NotFound) {
+	below := func(path string) *node { return v.nodes.at(n, path[len(from.path)+1:]) }
+	err := v.cache.RenameDir(ctx, v.cont, blobcache.DirRename{
+		From: from.path, To: to.path, Files: files,
+		Opened: func(path string) *blobcache.File {
+			if c := below(path); c != nil {
+				return c.opened()
+			}
 			return nil
-		}
-		return err
+		},
+		Deleting: func() { v.moves.leave(from.path) },
+		Moved: func(path string, was blob.ETag, now string, w blob.Written) {
+			if c := below(path); c != nil {
+				c.renamed(was, now, w)
+			}
+		},
+		Done: func(marker blob.Properties, left bool) { v.movedDir(n, from, to, marker, left) },
 	})
+	switch {
+	case errors.Is(err, blobcache.ErrNotEmpty):
+		v.forgetDir(to.path)
+		return fmt.Errorf("%w: %w", syscall.ENOTEMPTY, err)
+	case errors.Is(err, blobcache.ErrNameTooLong):
+		return fmt.Errorf("%w: %w", syscall.ENAMETOOLONG, err)
+	case err != nil:
+		v.forgetDir(to.path)
+	}
+	return err
+}
+
+// movedDir brings Names and the node table up to date when a directory has its new name.
+func (v *view) movedDir(n *node, from, to end, marker blob.Properties, left bool) {
+	left = left || n.getEntry().Shadowed
+	e := blobcache.Entry{Dir: true, Marker: marker.Name != "", Properties: marker}
 	v.names.ForgetTree(from.path)
 	v.names.ForgetTree(to.path)
-	if err != nil {
+	v.nodes.move(n, to.dir, to.name)
+	n.setEntry(e)
+	v.names.Set(to.path, e)
+	v.names.Remove(from.path)
+	if left {
 		v.names.Forget(from.path)
-		v.names.Forget(to.path)
-		v.log.Warn("directory was copied, but not all of the source could be deleted: both are there",
-			"from", from.path, "to", to.path, "error", err)
-		return err
 	}
-	byPath := make(map[string]*node, len(nodes))
-	for c, p := range nodes {
-		byPath[p] = c
-	}
-	e := blobcache.Entry{Dir: true}
-	for i, b := range blobs {
-		c := byPath[b.Name]
-		v.cache.Moved(v.cont, b.Name, b.ETag, newName(b.Name), written[i].ETag)
-		if f := moving[b.Name]; f != nil {
-			f.EndMove(newName(b.Name), &written[i])
-			delete(moving, b.Name)
+	for c, path := range v.nodes.below(n) {
+		if f := c.opened(); f != nil && f.State().Dirty { // the service does not have it, or not like this
+			p := c.properties()
+			p.Name = path
+			v.names.Set(path, blobcache.Entry{Properties: p, Pending: true})
 		}
-		p := b
-		p.Name, p.ETag, p.Modified = newName(b.Name), written[i].ETag, written[i].Modified
-		if b.Name == from.path {
-			e.Marker, e.Properties = true, p
-		}
-		if c != nil {
-			c.setEntry(blobcache.Entry{Dir: c.kind == kindDir, Marker: c.kind == kindDir, Properties: p})
-		}
-	}
-	for c, path := range v.nodes.below(n) { // made meanwhile
-		if f := c.opened(); f != nil && f.State().New {
-			f.Rename(newName(path))
-		}
-	}
-	v.moved(n, from, to, e)
-	return nil
-}
-
-// beginMoves commits the open files among nodes and holds their commits. It returns those that are to move by their
-// paths, also when it fails.
-func (v *view) beginMoves(ctx context.Context, nodes map[*node]string) (map[string]*blobcache.File, error) {
-	moving := map[string]*blobcache.File{}
-	for c, path := range nodes {
-		f := c.opened()
-		if f == nil {
-			continue
-		}
-		if _, err := f.BeginMove(ctx); err != nil {
-			return moving, err
-		}
-		moving[path] = f
-	}
-	return moving, nil
-}
-
-// tree returns all blobs of a directory: its markers and everything below.
-func (v *view) tree(ctx context.Context, p string, e blobcache.Entry) ([]blob.Properties, error) {
-	var out []blob.Properties
-	if e.Marker {
-		m, err := v.cont.Properties(ctx, p, blob.Condition{})
-		if err == nil {
-			m.Name = p
-			out = append(out, m)
-		} else if !blob.Is(err, blob.NotFound) {
-			return nil, err
-		}
-	}
-	o := blob.ListOptions{Prefix: p + "/"}
-	for {
-		page, err := v.cont.List(ctx, o)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, page.Blobs...)
-		if page.Next == "" {
-			return out, nil
-		}
-		o.Marker = page.Next
 	}
 }
 
-// takeBack deletes the copies of a rename that failed. What cannot be deleted is named in the log.
-func (v *view) takeBack(ctx context.Context, blobs []blob.Properties, written []blob.Written, newName func(string) string) {
-	ctx = context.WithoutCancel(ctx)
-	err := inParallel(ctx, len(blobs), func(ctx context.Context, i int) error {
-		if written[i].ETag == "" {
-			return nil
-		}
-		return v.cont.Delete(ctx, newName(blobs[i].Name), blob.Condition{IfMatch: written[i].ETag})
-	})
-	if err != nil {
-		v.log.Error("copies of a failed directory rename could not be deleted", "below", newName(blobs[0].Name), "error", err)
-	}
-}
-
-// inParallel calls do for 0 to n-1, copiesAtOnce at a time, and returns the first error after all calls have ended.
-// After an error no further call is begun.
-func inParallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var mu sync.Mutex // guards first
-	var first error
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, copiesAtOnce)
-	for i := range n {
-		slots <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := do(ctx, i); err != nil {
-				mu.Lock()
-				if first == nil || errors.Is(first, context.Canceled) {
-					first = err
-				}
-				mu.Unlock()
-				cancel(err)
-			}
-		})
-	}
-	wg.Wait()
-	if first == nil {
-		first = context.Cause(ctx)
-	}
-	return first
+// forgetDir drops what is known of a directory, its name included.
+func (v *view) forgetDir(path string) {
+	v.names.ForgetTree(path)
+	v.names.Forget(path)
 }

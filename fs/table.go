@@ -237,6 +237,28 @@ func (t *table) below(n *node) map[*node]string {
 	return out
 }
 
+// at returns the node under a path below a directory, nil if the table has none.
+func (t *table) at(dir *node, path string) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name := range strings.SplitSeq(path, "/") {
+		if dir = dir.children[name]; dir == nil {
+			return nil
+		}
+	}
+	return dir
+}
+
+// anyNew reports whether there is a file in a directory that the service does not have yet.
+func (t *table) anyNew(dir *node) bool {
+	for c := range t.below(dir) {
+		if f := c.opened(); f != nil && f.State().New {
+			return true
+		}
+	}
+	return false
+}
+
 // size returns the number of nodes in the table, the root included.
 func (t *table) size() int {
 	t.mu.Lock()

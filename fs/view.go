@@ -21,6 +21,7 @@ type view struct {
 	cache    *blobcache.Cache
 	names    *blobcache.Names
 	nodes    *table
+	moves    moves
 	defaults Defaults
 	timeout  time.Duration // blob-cache timeout
 	started  time.Time
@@ -75,6 +76,13 @@ func (v *view) find(ctx context.Context, dir *node, name string) (blobcache.Entr
 func (v *view) lookup(ctx context.Context, dir *node, name string, count bool) (*node, time.Duration, error) {
 	var before blob.ETag
 	for again := false; ; again = true {
+		err := v.moves.settled(ctx, func() string {
+			p, _ := v.place(dir, name)
+			return p
+		})
+		if err != nil {
+			return nil, 0, err
+		}
 		e, valid, err := v.find(ctx, dir, name)
 		if err != nil {
 			return nil, valid, err
@@ -92,6 +100,24 @@ func (v *view) isSame(n *node, e blobcache.Entry) bool {
 	v.nodes.mu.Lock()
 	defer v.nodes.mu.Unlock()
 	return n.same(e)
+}
+
+// changing begins a change of a name in a directory. It waits if a directory that it lies in is being renamed.
+func (v *view) changing(ctx context.Context, dir *node, name string) (end func(), err error) {
+	return v.moves.change(ctx, func() ([]string, error) {
+		p, err := v.place(dir, name)
+		return []string{p}, err
+	})
+}
+
+// changingNode begins a change of what a node is. One without a name has nothing to wait for.
+func (v *view) changingNode(ctx context.Context, n *node) (end func(), err error) {
+	return v.moves.change(ctx, func() ([]string, error) {
+		if p, linked := v.nodes.path(n); linked && p != "" {
+			return []string{p}, nil
+		}
+		return nil, nil
+	})
 }
 
 // made tells of a new name, and returns its node with one lookup counted.

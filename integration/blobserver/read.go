@@ -157,8 +157,9 @@ func (q *request) getProperties() error {
 	}
 	setProperties(q.w.Header(), p, store.LeaseState(q.blob))
 	if p.CopiedFrom != "" {
-		source := &url.URL{Path: "/" + q.container + "/" + p.CopiedFrom}
-		q.w.Header().Set("x-ms-copy-source", q.s.url+source.EscapedPath())
+		// As clients that reach the server by this address have named it.
+		source := &url.URL{Scheme: "http", Host: q.r.Host, Path: "/" + q.s.opts.Account + "/" + q.container + "/" + p.CopiedFrom}
+		q.w.Header().Set("x-ms-copy-source", source.String())
 		q.w.Header().Set("x-ms-copy-status", "success")
 	}
 	q.w.WriteHeader(http.StatusOK)

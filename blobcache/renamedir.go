@@ -1,0 +1,717 @@
+package blobcache
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache/blob"
+)
+
+// The rename of a directory where the service has no such operation: all that is below it is copied in the service, each
+// blob under the ETag that was listed and to a name that must be free, and noted in a journal. When all copies are there,
+// that is noted too, on the disk, and from then on the rename only goes forward: the sources are deleted, each under the
+// ETag that was copied. If a copy fails before that, the copies are deleted again, and the source is whole. The markers of
+// the directory itself come last. A process that ends in the middle leaves the journal to the next one.
+
+// renameAtOnce bounds the requests of one rename.
+const renameAtOnce = 32
+
+// renameProgress is how often the log says how far a rename has come.
+const renameProgress = 5 * time.Second
+
+// Why a directory is not renamed, beside the errors of the service.
+var (
+	ErrNotEmpty    = errors.New("directory is not empty")
+	ErrNameTooLong = errors.New("name of a blob would be too long")
+)
+
+// DirRename says which directory RenameDir renames, and who has to know. No function of it may be nil.
+type DirRename struct {
+	From, To string // without a slash at the end
+	// Files are the open and dirty Files below From, by their names. They are committed first. What is not committed by
+	// then stays so, under the new name.
+	Files map[string]*File
+	// Opened returns the File of a blob below From that was opened for reading meanwhile, nil for none. Nobody may open one
+	// for writing until RenameDir has returned.
+	Opened func(name string) *File
+	// Deleting is called before the first source is deleted.
+	Deleting func()
+	// Moved is called for each blob that has its new name, from many goroutines at once. was is its version before.
+	Moved func(name string, was blob.ETag, to string, w blob.Written)
+	// Done is called when the directory has its new name, also if not all sources could be deleted: left says whether
+	// anything stays under the old name. The marker has no name if there is none. Files can be committed after that.
+	Done func(marker blob.Properties, left bool)
+}
+
+// RenameDir renames a directory, which To may replace if it is empty (else the error is ErrNotEmpty). The names of both
+// must not be changed through this process meanwhile. After an error nothing has changed, unless Done was called; what
+// remains to be done is left to RecoverRenames.
+func (c *Cache) RenameDir(ctx context.Context, cont blob.Container, r DirRename) error {
+	d := &dirRename{c: c, cont: cont, DirRename: r, began: c.now(), held: map[string]*heldFile{}}
+	moved, err := d.run(ctx)
+	if moved {
+		r.Done(d.marker, err != nil || d.changed.Load() > 0)
+	}
+	for _, h := range d.held {
+		h.release(moved)
+	}
+	if d.j != nil {
+		d.j.close() // if anything is left to do, another process may
+	}
+	return err
+}
+
+// dirRename is the rename of one directory.
+type dirRename struct {
+	DirRename
+	c     *Cache
+	cont  blob.Container
+	began time.Time
+	// late: an earlier process has begun it, so that nothing is known of the copies but what the journal says.
+	late   bool
+	marker blob.Properties // of the directory under its new name, if it has one
+
+	copied, deleted, changed atomic.Int64
+
+	mu    sync.Mutex // guards what is below
+	j     *journal
+	path  string // of j
+	state renameState
+	held  map[string]*heldFile
+}
+
+// heldFile is a File that cannot be committed as long as its blob is being renamed.
+type heldFile struct {
+	file  *File
+	to    string
+	isNew bool
+	etag  blob.ETag
+	now   *blob.Written // what the blob became
+}
+
+func (h *heldFile) release(moved bool) {
+	if h.isNew && moved {
+		h.now = &blob.Written{}
+	}
+	h.file.EndMove(h.to, h.now)
+}
+
+// run renames, and reports whether the directory has its new name.
+func (d *dirRename) run(ctx context.Context) (moved bool, err error) {
+	header, err := d.look(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := d.holdAll(ctx); err != nil {
+		return false, err
+	}
+	if err := d.begin(header); err != nil {
+		return false, fmt.Errorf("journal of the rename: %w", err)
+	}
+	defer d.report()()
+	return d.proceed(ctx, nil)
+}
+
+// proceed does what is left of a rename. Of rest copies were planned, and not noted.
+func (d *dirRename) proceed(ctx context.Context, rest []renamedBlob) (moved bool, err error) {
+	if d.state.phase == renameCopies {
+		err := d.copyPage(ctx, d.state.planned-int64(len(rest)), rest)
+		if err == nil {
+			err = d.copyAll(ctx)
+		}
+		if err == nil {
+			err = d.decide(recForward, renameForward)
+		}
+		if err != nil && d.late && passing(err) {
+			return false, d.postponed("copies are missing", err)
+		}
+		if err != nil {
+			d.c.log.Warn("directory cannot be renamed, taking its copies back", "from", d.From, "to", d.To, "error", err)
+			if back := d.decide(recBack, renameBack); back != nil {
+				d.c.log.Warn("journal of a rename cannot be written", "error", back)
+			}
+			return false, errors.Join(err, d.takeBack(context.WithoutCancel(ctx)))
+		}
+	}
+	if d.state.phase == renameBack {
+		return false, d.takeBack(ctx)
+	}
+	d.Deleting()
+	err = d.deleteAll(ctx)
+	if err == nil {
+		err = d.moveMarkers(ctx)
+	}
+	if err != nil {
+		return true, errors.Join(d.postponed("all is under the new name, and some is still under the old one too", err), d.moveRest())
+	}
+	d.end()
+	d.c.log.Info("renamed a directory", d.progress()...)
+	return true, nil
+}
+
+// passing reports whether an error may be gone when the same is tried later.
+func passing(err error) bool {
+	switch blob.CodeOf(err) {
+	case blob.Unavailable, blob.Throttled, blob.Unauthenticated, blob.Forbidden, blob.ContainerNotFound, blob.Leased, blob.Busy:
+		return true
+	}
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// postponed says what the next mount has to do, and returns the error.
+func (d *dirRename) postponed(state string, err error) error {
+	level := slog.LevelError
+	if d.late && d.c.ctx.Err() != nil {
+		level = slog.LevelInfo // it was this mount's turn, and that ends
+	}
+	d.c.log.Log(context.Background(), level, "rename of a directory is not finished: "+state+"; the next mount goes on with it",
+		append(d.progress(), "journal", d.path, "error", err)...)
+	return err
+}
+
+func (d *dirRename) progress() []any {
+	return []any{"from", d.From, "to", d.To, "copied", d.copied.Load(), "deleted", d.deleted.Load(),
+		"changed_by_others", d.changed.Load(), "seconds", int(d.c.now().Sub(d.began).Seconds())}
+}
+
+// report writes the progress into the log until what it returns is called.
+func (d *dirRename) report() (end func()) {
+	over := make(chan struct{})
+	ticks := time.NewTicker(renameProgress)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			select {
+			case <-ticks.C:
+				d.c.log.Info("renaming a directory", d.progress()...)
+			case <-over:
+				return
+			}
+		}
+	})
+	return func() {
+		ticks.Stop()
+		close(over)
+		done.Wait()
+	}
+}
+
+// look asks for the markers of both ends, and whether the target is empty.
+func (d *dirRename) look(ctx context.Context) (renameHeader, error) {
+	h := renameHeader{Version: renameVersion, Container: d.cont.URL(""), PID: os.Getpid(), From: d.From, To: d.To, Began: d.c.now().UTC()}
+	errs := make([]error, 4)
+	var wg sync.WaitGroup
+	ask := func(i int, name string, etag *blob.ETag) {
+		wg.Go(func() {
+			p, err := d.cont.Properties(ctx, name, blob.Condition{})
+			switch {
+			case err == nil && (IsMarker(&p) || name[len(name)-1] == '/' && p.Size == 0):
+				*etag = p.ETag
+			case err != nil && !blob.Is(err, blob.NotFound):
+				errs[i] = err
+			}
+		})
+	}
+	ask(0, d.From, &h.Source[0])
+	ask(1, d.To, &h.Target[0])
+	ask(2, d.From+"/", &h.Source[1])
+	wg.Go(func() { errs[3] = d.lookBelow(ctx, &h) })
+	wg.Wait()
+	return h, cmp.Or(errs...)
+}
+
+// lookBelow checks that there is nothing in the target but a marker.
+func (d *dirRename) lookBelow(ctx context.Context, h *renameHeader) error {
+	o := blob.ListOptions{Prefix: d.To + "/", MaxResults: 2}
+	for {
+		page, err := d.cont.List(ctx, o)
+		if err != nil {
+			return err
+		}
+		for _, b := range page.Blobs {
+			if b.Name != o.Prefix || b.Size > 0 {
+				return ErrNotEmpty
+			}
+			h.Target[1] = b.ETag
+		}
+		if page.Next == "" {
+			return nil
+		}
+		o.Marker = page.Next
+	}
+}
+
+// holdAll commits Files, and keeps them from being committed until the rename has ended.
+func (d *dirRename) holdAll(ctx context.Context) error {
+	names := make([]string, 0, len(d.Files))
+	for name := range d.Files {
+		names = append(names, name)
+	}
+	return inParallel(ctx, len(names), func(ctx context.Context, i int) error {
+		_, err := d.hold(ctx, names[i], d.Files[names[i]])
+		return err
+	})
+}
+
+func (d *dirRename) hold(ctx context.Context, name string, f *File) (*heldFile, error) {
+	h := &heldFile{file: f, to: d.To + name[len(d.From):]}
+	if h.isNew = f.beginMoveNew(h.to); !h.isNew {
+		p, err := f.BeginMove(ctx, h.to)
+		if err != nil {
+			return nil, err
+		}
+		h.etag = p.ETag
+	}
+	d.mu.Lock()
+	d.held[name] = h
+	d.mu.Unlock()
+	return h, nil
+}
+
+// begin makes the journal, on the disk.
+func (d *dirRename) begin(h renameHeader) error {
+	dir := filepath.Join(d.c.dir, renamesDir)
+	if unix.Access(dir, unix.F_OK) != nil {
+		if err := makeDurable(dir); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(dir, rand.Text()+extJournal)
+	j, err := openJournal(path)
+	if err != nil {
+		return err
+	}
+	d.j, d.path, d.state = j, path, renameState{renameHeader: h}
+	err = j.begin(h)
+	if err == nil {
+		err = j.file.Sync()
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		d.end()
+	}
+	return err
+}
+
+// decide notes, on the disk, in which direction the rename goes from now on.
+func (d *dirRename) decide(record byte, phase renamePhase) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.j.add(record, nil)
+	if err == nil {
+		err = unix.Fdatasync(int(d.j.file.Fd()))
+	}
+	if err != nil && phase == renameForward {
+		return err
+	}
+	d.state.phase = phase
+	return err
+}
+
+// end removes the journal: nothing is left to do.
+func (d *dirRename) end() {
+	err := os.Remove(d.path)
+	if err == nil {
+		err = syncDir(filepath.Dir(d.path))
+	}
+	if err != nil { // every step of it is under an ETag, and does nothing the second time
+		d.c.log.Warn("journal of a finished rename cannot be deleted", "journal", d.path, "error", err)
+	}
+	d.j.close()
+}
+
+// copyAll copies what is listed below the directory, and was not planned yet.
+func (d *dirRename) copyAll(ctx context.Context) error {
+	type listed struct {
+		page blob.Page
+		err  error
+	}
+	// The next page is asked for while one is copied.
+	ask := func(marker string) <-chan listed {
+		answer := make(chan listed, 1)
+		go func() {
+			page, err := d.cont.List(ctx, blob.ListOptions{Prefix: d.From + "/", Marker: marker})
+			answer <- listed{page, err}
+		}()
+		return answer
+	}
+	for next := ask(""); next != nil; {
+		l := <-next
+		if l.err != nil {
+			return l.err
+		}
+		next = nil
+		if l.page.Next != "" {
+			next = ask(l.page.Next)
+		}
+		first, blobs, err := d.plan(l.page.Blobs)
+		if err != nil {
+			return err
+		}
+		if err := d.copyPage(ctx, first, blobs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan notes what is about to be copied of a page of the listing, and returns it with the number of the first. The marker
+// of the directory comes later, and after the end of a process what comes before the last name is planned already: names
+// are listed in the order of their bytes.
+func (d *dirRename) plan(page []blob.Properties) (first int64, blobs []renamedBlob, err error) {
+	blobs = make([]renamedBlob, 0, len(page))
+	to := blob.Prefix(d.cont) + d.To
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var records []byte
+	for _, p := range page {
+		name := p.Name[len(d.From):]
+		if name == "/" || d.late && name <= d.state.last {
+			continue
+		}
+		if whole := to + name; blob.NameLength(whole) > blob.MaxNameLength || strings.Count(whole, "/") >= blob.MaxSegments {
+			return 0, nil, fmt.Errorf("%w: %q below %q", ErrNameTooLong, name, d.To)
+		}
+		b := renamedBlob{name: name, etag: p.ETag, size: p.Size}
+		blobs = append(blobs, b)
+		records = append(records, d.j.record(recPlanned, planRecord(b))...)
+	}
+	if len(blobs) == 0 {
+		return d.state.planned, nil, nil
+	}
+	if err := d.j.addRecords(records); err != nil {
+		return 0, nil, err
+	}
+	first = d.state.planned
+	d.state.planned += int64(len(blobs))
+	d.state.last = blobs[len(blobs)-1].name
+	return first, blobs, nil
+}
+
+// copyPage makes the copies that are not noted, of blobs that were planned, and notes them.
+func (d *dirRename) copyPage(ctx context.Context, first int64, blobs []renamedBlob) error {
+	return inParallel(ctx, len(blobs), func(ctx context.Context, i int) error {
+		if blobs[i].done {
+			return nil
+		}
+		b, err := d.copyOne(ctx, blobs[i])
+		if err != nil {
+			return err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.copied.Add(1)
+		return d.j.add(recCopied, copyRecord(first+int64(i), b))
+	})
+}
+
+// sourceTries is how often the copy of a blob is tried that somebody else replaces meanwhile.
+const sourceTries = 5
+
+// copyOne copies a blob, as it is now if it was changed since it was listed. It returns what was copied.
+func (d *dirRename) copyOne(ctx context.Context, b renamedBlob) (renamedBlob, error) {
+	src, dst := d.From+b.name, d.To+b.name
+	for try := 1; ; try++ {
+		w, err := d.cont.Copy(ctx, dst, src, blob.CopyOptions{
+			Source: blob.Condition{IfMatch: b.etag}, Condition: blob.Condition{IfNoneMatch: blob.Any},
+		})
+		switch code := blob.CodeOf(err); {
+		case err == nil:
+			b.copy = w
+			return b, nil
+		case code == blob.Exists:
+			// The directory was empty: it is ours if it is of this source, of a try whose answer was lost.
+			p, ours, perr := d.isCopy(ctx, b)
+			if perr != nil {
+				return b, perr
+			}
+			if ours {
+				b.copy = blob.Written{ETag: p.ETag, Modified: p.Modified}
+				return b, nil
+			}
+			return b, fmt.Errorf("%w: another writer made %q: %w", ErrNotEmpty, dst, err)
+		case code != blob.ConditionNotMet && code != blob.NotFound || try == sourceTries:
+			return b, err
+		}
+		p, err := d.cont.Properties(ctx, src, blob.Condition{})
+		if blob.Is(err, blob.NotFound) {
+			return b, nil // deleted by somebody else: there is nothing to rename
+		}
+		if err != nil {
+			return b, err
+		}
+		b.etag, b.size = p.ETag, p.Size
+	}
+}
+
+// isCopy returns what is under the new name of a blob, and whether it is a copy that this rename made. A blob that is not
+// there is none.
+func (d *dirRename) isCopy(ctx context.Context, b renamedBlob) (blob.Properties, bool, error) {
+	p, err := d.cont.Properties(ctx, d.To+b.name, blob.Condition{})
+	if blob.Is(err, blob.NotFound) {
+		return p, false, nil
+	}
+	return p, err == nil && p.CopiedFrom == d.From+b.name && p.Size == b.size, err
+}
+
+// pages calls do for the pages of the plan.
+func (d *dirRename) pages(do func(first int64, blobs []renamedBlob) error) error {
+	d.mu.Lock()
+	whole := io.NewSectionReader(d.j.file, 0, d.j.size)
+	d.mu.Unlock()
+	_, err := readRename(whole, do)
+	return err
+}
+
+// deleteAll deletes the sources. A blob that cannot be deleted for a reason of its own does not keep the others.
+func (d *dirRename) deleteAll(ctx context.Context) error {
+	var refused error
+	var mu sync.Mutex // guards refused
+	err := d.pages(func(first int64, blobs []renamedBlob) error {
+		end := first + int64(len(blobs))
+		if end <= d.state.deleted {
+			return nil
+		}
+		err := inParallel(ctx, len(blobs), func(ctx context.Context, i int) error {
+			if blobs[i].copy.ETag == "" {
+				return nil
+			}
+			err := d.deleteOne(ctx, blobs[i])
+			switch blob.CodeOf(err) {
+			case blob.Leased, blob.Immutable:
+				mu.Lock()
+				refused = cmp.Or(refused, err)
+				mu.Unlock()
+				return nil
+			}
+			return err
+		})
+		if err != nil || refused != nil {
+			return err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.j.number(recDeleted, end)
+	})
+	return cmp.Or(err, refused)
+}
+
+// deleteOne deletes the source of a copy. A source that was changed since stays: both are somebody's wish.
+func (d *dirRename) deleteOne(ctx context.Context, b renamedBlob) error {
+	src, dst := d.From+b.name, d.To+b.name
+	if d.late {
+		// Days may have passed: who has deleted the copy did not mean to lose the file.
+		if _, err := d.cont.Properties(ctx, dst, blob.Condition{}); blob.Is(err, blob.NotFound) {
+			d.c.log.Warn("renamed blob is not there any more under its new name, and stays under the old one", "from", src, "to", dst)
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	h, err := d.follow(ctx, src, b.etag)
+	if err != nil {
+		return err
+	}
+	over := d.c.Moving(d.cont, src, b.etag)
+	defer over()
+	err = d.cont.Delete(ctx, src, blob.Condition{IfMatch: b.etag})
+	switch {
+	case blob.Is(err, blob.ConditionNotMet):
+		d.changed.Add(1)
+		d.c.log.Warn("another writer has changed a blob while it was renamed: its version stays under the old name, the one before is under the new name",
+			"from", src, "to", dst)
+		return nil
+	case err != nil && !blob.Is(err, blob.NotFound):
+		return err
+	}
+	d.deleted.Add(1)
+	d.c.Moved(d.cont, src, b.etag, dst, b.copy.ETag)
+	if h != nil {
+		h.now = &blob.Written{ETag: b.copy.ETag, Modified: b.copy.Modified}
+	}
+	d.Moved(src, b.etag, dst, b.copy)
+	return nil
+}
+
+// follow returns the File whose blob is about to move, nil if there is none, or if it is of another version.
+func (d *dirRename) follow(ctx context.Context, name string, etag blob.ETag) (*heldFile, error) {
+	d.mu.Lock()
+	h := d.held[name]
+	d.mu.Unlock()
+	if h == nil {
+		f := d.Opened(name)
+		if f == nil {
+			return nil, nil
+		}
+		var err error
+		if h, err = d.hold(ctx, name, f); err != nil {
+			return nil, err
+		}
+	}
+	if h.etag != etag {
+		return nil, nil
+	}
+	return h, nil
+}
+
+// moveRest lets everybody here use the copies whose sources could not be deleted.
+func (d *dirRename) moveRest() error {
+	return d.pages(func(_ int64, blobs []renamedBlob) error {
+		for _, b := range blobs {
+			name := d.From + b.name
+			if b.copy.ETag == "" {
+				continue
+			}
+			h := d.held[name]
+			if h != nil && h.now == nil && h.etag == b.etag {
+				h.now = &blob.Written{ETag: b.copy.ETag, Modified: b.copy.Modified}
+			}
+			d.Moved(name, b.etag, d.To+b.name, b.copy)
+		}
+		return nil
+	})
+}
+
+// moveMarkers gives the new directory the markers of the old one, and no others.
+func (d *dirRename) moveMarkers(ctx context.Context) error {
+	h := &d.state.renameHeader
+	for i, end := range markers {
+		if h.Source[i] == "" {
+			continue
+		}
+		src, dst := d.From+end, d.To+end
+		p, err := d.copyMarker(ctx, src, dst, h.Source[i], h.Target[i])
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			d.marker = p
+		}
+		err = d.cont.Delete(ctx, src, blob.Condition{IfMatch: h.Source[i]})
+		if err != nil && !blob.Is(err, blob.NotFound) && !blob.Is(err, blob.ConditionNotMet) {
+			return err
+		}
+	}
+	for i, end := range markers {
+		if h.Source[i] != "" || h.Target[i] == "" {
+			continue
+		}
+		// Of the empty directory that is replaced.
+		err := d.cont.Delete(ctx, d.To+end, blob.Condition{IfMatch: h.Target[i]})
+		if err != nil && !blob.Is(err, blob.NotFound) && !blob.Is(err, blob.ConditionNotMet) {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyMarker copies a marker over another one, or to a free name if there was none. It returns the one that is there then;
+// without a name if there is none, or a blob that is no marker.
+func (d *dirRename) copyMarker(ctx context.Context, src, dst string, source, target blob.ETag) (blob.Properties, error) {
+	o := blob.CopyOptions{Source: blob.Condition{IfMatch: source}, Condition: blob.Condition{IfMatch: target}}
+	if target == "" {
+		o.Condition.IfNoneMatch = blob.Any
+	}
+	_, err := d.cont.Copy(ctx, dst, src, o)
+	switch blob.CodeOf(err) {
+	case blob.Exists, blob.ConditionNotMet, blob.NotFound: // it was copied before, or somebody has changed either end
+	default:
+		if err != nil {
+			return blob.Properties{}, err
+		}
+	}
+	p, perr := d.cont.Properties(ctx, dst, blob.Condition{})
+	switch {
+	case blob.Is(perr, blob.NotFound):
+		return blob.Properties{}, nil
+	case perr != nil:
+		return blob.Properties{}, perr
+	case p.Size > 0:
+		d.c.log.Warn("another writer made a blob of the name of a renamed directory", "blob", dst)
+		return blob.Properties{}, nil
+	}
+	return p, nil
+}
+
+// takeBack deletes the copies. One whose source is not there any more stays: it may be the only one.
+func (d *dirRename) takeBack(ctx context.Context) error {
+	err := d.pages(func(_ int64, blobs []renamedBlob) error {
+		return inParallel(ctx, len(blobs), func(ctx context.Context, i int) error { return d.takeOneBack(ctx, blobs[i]) })
+	})
+	if err != nil {
+		return d.postponed("copies remain under the new name, and all is under the old one", err)
+	}
+	d.end()
+	d.c.log.Warn("directory was not renamed: all is under the old name", "from", d.From, "to", d.To)
+	return nil
+}
+
+func (d *dirRename) takeOneBack(ctx context.Context, b renamedBlob) error {
+	etag := b.copy.ETag
+	switch {
+	case b.done && etag == "":
+		return nil
+	case !b.done: // its answer may have been lost
+		p, ours, err := d.isCopy(ctx, b)
+		if err != nil {
+			return err
+		}
+		if !ours {
+			if p.ETag != "" {
+				d.c.log.Warn("a blob under the new name was not made by the rename, and stays", "blob", d.To+b.name)
+			}
+			return nil
+		}
+		etag = p.ETag
+	}
+	if _, err := d.cont.Properties(ctx, d.From+b.name, blob.Condition{}); err != nil {
+		if !blob.Is(err, blob.NotFound) {
+			return err
+		}
+		d.c.log.Warn("copy stays under the new name: the source of a rename that failed is not there any more",
+			"blob", d.To+b.name)
+		return nil
+	}
+	err := d.cont.Delete(ctx, d.To+b.name, blob.Condition{IfMatch: etag})
+	if blob.Is(err, blob.NotFound) || blob.Is(err, blob.ConditionNotMet) {
+		return nil // deleted, or changed by somebody else, whose it is now
+	}
+	return err
+}
+
+// inParallel calls do for 0 to n-1, renameAtOnce at a time, and returns the first error after all calls have ended. After
+// an error no further call is begun.
+func inParallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	begin, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var wg sync.WaitGroup
+	slots := make(semaphore, renameAtOnce)
+	for i := range n {
+		if slots.acquire(begin) != nil || begin.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			defer slots.release()
+			if err := do(ctx, i); err != nil {
+				stop(err) // only the first counts
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(begin)
+}
