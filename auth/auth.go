@@ -27,7 +27,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -153,8 +152,8 @@ func find(o Options, rows []row) (Found, error) {
 	}
 	// azcore refuses to send a bearer token without TLS, at the first request and in words about its policies.
 	if found.Token != nil && !strings.HasPrefix(found.Endpoint, "https://") {
-		return Found{}, errors.New("no account key, SAS token or connection string was found, and identity tokens are only " +
-			"sent over https: set one (AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN), or use --anonymous")
+		return Found{}, fmt.Errorf("the %s gives tokens, which are only sent over https, and the endpoint is %s: set one of %s, or use --anonymous",
+			found.Origin, found.Endpoint, strings.Join(firstNames(methodKinds[shared]), ", "))
 	}
 	if err := f.checkCloud(found.Endpoint); err != nil {
 		return Found{}, err

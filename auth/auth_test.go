@@ -227,7 +227,7 @@ func TestFindRefuses(t *testing.T) {
 			map[string]string{"client_id": "c", "client_secret": planted, "tenant_id": "a b/c"}, "tenant id or client id is not valid"},
 		{"directory with nothing known", Options{Account: "acct1"}, nil, map[string]string{"key": planted}, "has none of the files account_name,"},
 		{"empty file", Options{Account: "acct1"}, nil, map[string]string{"account_key": "\n"}, "account_key is empty"},
-		{"identity without TLS", Options{Endpoint: "http://127.0.0.1:7/acct1"}, nil, nil, "only sent over https: set one (" + envString},
+		{"identity without TLS", Options{Endpoint: "http://127.0.0.1:7/acct1"}, nil, nil, "only sent over https, and the endpoint is http://127.0.0.1:7/acct1: set one of " + envString},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -58,15 +58,20 @@ func (f *finder) where(is func(value) bool) (value, bool) {
 	return f.values[i], true
 }
 
-// part returns what stands beside a value: what the user gave comes first, and completes what is in other places.
-func (f *finder) part(k Kind, v value) (value, bool) {
+// beside returns what stands beside a value: what the user gave comes first, and completes what is in other places.
+func (f *finder) beside(k Kind, v value) (value, bool) {
 	if p, ok := f.at(given, k); ok {
-		return f.take(p), true
+		return p, true
 	}
-	p, ok := f.get(v.place, v.group, k)
-	if v.place == given && !ok {
-		p, ok = f.first(k)
+	if v.place == given {
+		return f.first(k)
 	}
+	return f.get(v.place, v.group, k)
+}
+
+// part is beside for what the credential is then made of.
+func (f *finder) part(k Kind, v value) (value, bool) {
+	p, ok := f.beside(k, v)
 	if ok {
 		f.take(p)
 	}
@@ -126,6 +131,9 @@ func (f *finder) ofGroup(p place, g group, m Method) (found Found, ok bool, err 
 		if !there || !m.allows(k) {
 			continue
 		}
+		if f.forChain(v, m) {
+			continue
+		}
 		switch k {
 		case ConnectionString:
 			found, ok, err = f.connectionString(v, m)
@@ -146,6 +154,17 @@ func (f *finder) ofGroup(p place, g group, m Method) (found Found, ok bool, err 
 	return Found{}, false, nil
 }
 
+// forChain reports whether a federated token is left to the default chain: Kubernetes names one in every pod of a service
+// account with a label, and an identity only where the account has one.
+func (f *finder) forChain(v value, m Method) bool {
+	if v.group != processNames || v.kind != FederatedTokenFile || m != Auto && m != Login {
+		return false
+	}
+	_, tenant := f.beside(TenantID, v)
+	_, client := f.beside(ClientID, v)
+	return !tenant || !client
+}
+
 // lastResort is for when no name says anything about a credential.
 func (f *finder) lastResort() (Found, error) {
 	m, from := f.methodAt(inEnvironment)
@@ -162,7 +181,7 @@ func (f *finder) lastResort() (Found, error) {
 		Key: "account key", SAS: "SAS token", shared: "account key or SAS token",
 		ServicePrincipal: "secret, certificate or federated token of a service principal", Workload: "federated token",
 	}[m]
-	return Found{}, fmt.Errorf("there is no %s, which %s asks for: set one of %s, or use --secret-dir", what, from, environmentNames(table, kinds...))
+	return Found{}, fmt.Errorf("there is no %s, which %s asks for: set one of %s, or use --secret-dir", what, from, strings.Join(firstNames(kinds), ", "))
 }
 
 // unused returns the credentials that were found and not taken.

@@ -1,6 +1,6 @@
 package auth
 
-import "strings"
+import "slices"
 
 // Kind says what a value is.
 type Kind uint8
@@ -234,15 +234,13 @@ func (s Source) String() string {
 	}
 }
 
-// environmentNames returns the names of a kind in the environment, in the order in which they are preferred.
-func environmentNames(rows []row, kinds ...Kind) string {
+// firstNames returns the name in the environment that is preferred for each kind.
+func firstNames(kinds []Kind) []string {
 	var names []string
 	for _, k := range kinds {
-		for _, r := range rows {
-			if r.kind == k && r.group != secretFiles {
-				names = append(names, r.name)
-			}
+		if i := slices.IndexFunc(table, func(r row) bool { return r.kind == k && r.group != secretFiles }); i >= 0 {
+			names = append(names, table[i].name)
 		}
 	}
-	return strings.Join(names, ", ")
+	return names
 }
