@@ -68,6 +68,7 @@ func TestMethods(t *testing.T) {
 		{"a flag of no use", Auto, env{envKey: planted}, nil, []Value{id(TenantID, "--tenant-id")},
 			"--tenant-id is of no use to the account key from environment " + envKey + ": remove it, or choose the credential that needs it by --auth"},
 		{"an authority of no use", Key, env{envKey: planted}, nil, []Value{{AuthorityHost, NewSecret("login.example.com"), "--authority-host"}}, "--authority-host is of no use"},
+		{"an authority of no use to the machine", ManagedIdentity, nil, nil, []Value{{AuthorityHost, NewSecret("login.example.com"), "--authority-host"}}, "--authority-host is of no use"},
 		{"a client for nothing", Auto, nil, nil, []Value{id(ClientID, "--client-id")}, "--client-id is of no use to the identity from azidentity's default chain"},
 		{"tenant of the CLI", CLI, nil, nil, []Value{id(TenantID, "--tenant-id")}, "login of the Azure CLI"},
 
@@ -212,7 +213,7 @@ func TestWhere(t *testing.T) {
 		{"endpoint beside its string", Options{}, env{envString: goodString, "AZURE_STORAGE_BLOB_ENDPOINT": "https://strname.blob.core.windows.net/"}, "strname", "https://strname.blob.core.windows.net"},
 		{"endpoint that is none", Options{Account: "acct1"}, env{envKey: planted, "AZURE_STORAGE_BLOB_ENDPOINT": "https://acct1.blob.core.windows.net/?" + goodSAS}, "",
 			"environment AZURE_STORAGE_BLOB_ENDPOINT: endpoint must be a URL without"},
-		{"identity of a closed cloud", Options{Account: "acct1", Endpoint: "https://acct1.blob.core.eaglex.ic.gov", Auth: ManagedIdentity}, nil, "", "is not known: name it by --authority-host"},
+		{"identity of a closed cloud", Options{Account: "acct1", Endpoint: "https://acct1.blob.core.eaglex.ic.gov", Auth: Login}, nil, "", "is not known: name it by --authority-host"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -181,11 +181,16 @@ func (f *finder) managedIdentity(v value) (Found, error) {
 	case ManagedResourceID:
 		id = azidentity.ResourceID(text)
 	}
-	found, options, _, err := f.tokenLocation(what)
+	found, err := f.locate(Found{Origin: what}, false)
 	if err != nil {
 		return Found{}, err
 	}
-	token, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: options, ID: id})
+	client, err := f.identityClient()
+	if err != nil {
+		return Found{}, err
+	}
+	token, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
+		ClientOptions: azcore.ClientOptions{Transport: client}, ID: id})
 	if err != nil {
 		return Found{}, fmt.Errorf("the %s cannot be used here: %w", what, err)
 	}

@@ -77,6 +77,7 @@ var scenarios = []struct {
 	{"Signatures", testSignatures},
 	{"SourceSAS", testSourceSAS},
 	{"Datastore", testDatastore},
+	{"CredentialNames", testCredentialNames},
 }
 
 func TestMountEmbedded(t *testing.T) { runScenarios(t, mounttest.Embedded) }
