@@ -152,8 +152,11 @@ func find(o Options, rows []row) (Found, error) {
 	}
 	// azcore refuses to send a bearer token without TLS, at the first request and in words about its policies.
 	if found.Token != nil && !strings.HasPrefix(found.Endpoint, "https://") {
-		return Found{}, fmt.Errorf("the %s gives tokens, which are only sent over https, and the endpoint is %s: set one of %s, or use --anonymous",
-			found.Origin, found.Endpoint, strings.Join(firstNames(methodKinds[shared]), ", "))
+		why := fmt.Sprintf("the %s gives tokens, which are only sent over https, and the endpoint is %s", found.Origin, found.Endpoint)
+		if n, ok := found.Token.(named); ok && n.chain {
+			why = "no account key, SAS token or connection string was found, and identity tokens are only sent over https"
+		}
+		return Found{}, fmt.Errorf("%s: set one of %s, or use --anonymous", why, strings.Join(firstNames(methodKinds[shared]), ", "))
 	}
 	if err := f.checkCloud(found.Endpoint); err != nil {
 		return Found{}, err

@@ -227,7 +227,9 @@ func TestFindRefuses(t *testing.T) {
 			map[string]string{"client_id": "c", "client_secret": planted, "tenant_id": "a b/c"}, "tenant id or client id is not valid"},
 		{"directory with nothing known", Options{Account: "acct1"}, nil, map[string]string{"key": planted}, "has none of the files account_name,"},
 		{"empty file", Options{Account: "acct1"}, nil, map[string]string{"account_key": "\n"}, "account_key is empty"},
-		{"identity without TLS", Options{Endpoint: "http://127.0.0.1:7/acct1"}, nil, nil, "only sent over https, and the endpoint is http://127.0.0.1:7/acct1: set one of " + envString},
+		{"chain without TLS", Options{Endpoint: "http://127.0.0.1:7/acct1"}, nil, nil, "identity tokens are only sent over https: set one of " + envString + ", "},
+		{"identity without TLS", Options{Endpoint: "http://127.0.0.1:7/acct1"}, env{"AZCOPY_MSI_CLIENT_ID": "c"}, nil,
+			"the managed identity from environment AZCOPY_MSI_CLIENT_ID gives tokens, which are only sent over https, and the endpoint is http://127.0.0.1:7/acct1: set one of " + envString},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
