@@ -37,7 +37,7 @@ func (v *view) mkdir(ctx context.Context, dir *node, name string, mode uint32, w
 	}
 	m := v.newMetadata(kindDir, mode, who)
 	m[blobcache.MarkerKey] = "true"
-	e, err := v.create(ctx, p, "", m)
+	e, err := v.create(ctx, p, "", blob.WriteOptions{Metadata: m})
 	if err != nil {
 		return nil, err
 	}
@@ -57,10 +57,10 @@ func (v *view) placeNew(dir *node, name string) (string, error) {
 
 // create writes a small new blob, which must not be there yet: what a lock between hosts may be made of. So a time that no
 // other host gives tells them apart, see blob.WriteOptions.Distinct.
-func (v *view) create(ctx context.Context, p, content string, m map[string]string) (blobcache.Entry, error) {
-	o := blob.WriteOptions{Metadata: m, Condition: blob.Condition{IfNoneMatch: blob.Any}}
+func (v *view) create(ctx context.Context, p, content string, o blob.WriteOptions) (blobcache.Entry, error) {
+	o.Condition.IfNoneMatch = blob.Any
 	if !v.defaults.NoMetadata {
-		Stamp(m, distinctTime())
+		Stamp(o.Metadata, distinctTime())
 		o.Distinct = true
 	}
 	w, err := v.upload(ctx, p, content, o)
@@ -71,7 +71,8 @@ func (v *view) create(ctx context.Context, p, content string, m map[string]strin
 		return blobcache.Entry{}, err
 	}
 	return blobcache.Entry{Properties: blob.Properties{
-		Name: p, ETag: w.ETag, Modified: w.Modified, Created: w.Modified, Size: int64(len(content)), Metadata: m,
+		Name: p, ETag: w.ETag, Modified: w.Modified, Created: w.Modified, Size: int64(len(content)),
+		Metadata: o.Metadata, Headers: o.Headers,
 	}}, nil
 }
 

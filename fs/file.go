@@ -50,7 +50,7 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	if exclusive || v.cache.Leases() {
 		return v.createNow(ctx, dir, name, mode, exclusive, who)
 	}
-	props := blob.Properties{Name: p, Metadata: v.newMetadata(kindFile, mode, who), Modified: time.Now()}
+	props := blob.Properties{Name: p, Headers: v.newHeaders(p), Metadata: v.newMetadata(kindFile, mode, who), Modified: time.Now()}
 	n := v.made(dir, name, p, blobcache.Entry{Properties: props, Pending: true})
 	n.pending.Store(true)
 	n.mu.Lock()
@@ -61,6 +61,11 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	f := n.file
 	n.mu.Unlock()
 	return n, f, nil
+}
+
+// newHeaders returns the headers of a new file.
+func (v *view) newHeaders(path string) blob.Headers {
+	return blob.Headers{ContentType: v.types.of(path)}
 }
 
 // createNow makes a file that is in the service at once, empty, and leases it if files are leased.

@@ -33,6 +33,8 @@ type Options struct {
 	FileMode, DirMode uint32
 	// NoPosixMetadata keeps modes, owners and times out of the metadata of blobs, see Defaults.NoMetadata.
 	NoPosixMetadata bool
+	// ContentTypes are what new blobs are given by their names, see NewContentTypes.
+	ContentTypes ContentTypes
 	// Timeout is the blob-cache timeout; negative means to never ask again, 0 to ask each time.
 	Timeout time.Duration
 	// Open says how the kernel opens files.
@@ -118,7 +120,7 @@ func newFileSystem(ctx context.Context, o Options) *fileSystem {
 	root := newNode(blobcache.Entry{Dir: true})
 	v := &view{
 		cont: o.Container, prefix: blob.Prefix(o.Container), cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
-		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode, o.NoPosixMetadata}, timeout: o.Timeout, started: time.Now(), log: o.Log,
+		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode, o.NoPosixMetadata}, types: o.ContentTypes, timeout: o.Timeout, started: time.Now(), log: o.Log,
 	}
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,

@@ -18,7 +18,7 @@ func (v *view) symlink(ctx context.Context, dir *node, name, target string, who 
 	}
 	m := v.newMetadata(kindSymlink, 0, who)
 	m[keySymlink] = "true"
-	e, err := v.create(ctx, p, target, m)
+	e, err := v.create(ctx, p, target, blob.WriteOptions{Metadata: m})
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,11 @@ func (v *view) mknod(ctx context.Context, dir *node, name string, mode uint32, w
 	if err != nil {
 		return nil, err
 	}
-	e, err := v.create(ctx, p, "", v.newMetadata(k, mode, who))
+	o := blob.WriteOptions{Metadata: v.newMetadata(k, mode, who)}
+	if k == kindFile {
+		o.Headers = v.newHeaders(p)
+	}
+	e, err := v.create(ctx, p, "", o)
 	if err != nil {
 		return nil, err
 	}

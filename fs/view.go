@@ -23,6 +23,7 @@ type view struct {
 	nodes    *table
 	moves    moves
 	defaults Defaults
+	types    ContentTypes
 	timeout  time.Duration // blob-cache timeout
 	started  time.Time
 	log      *slog.Logger

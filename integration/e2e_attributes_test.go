@@ -484,6 +484,55 @@ func testKeptProperties(t *testing.T, s *mounttest.Service) {
 	}
 }
 
+// A new blob has the content type that its name says; one that is there keeps its own, also under another name.
+func testContentTypes(t *testing.T, s *mounttest.Service) {
+	w := newWorld(t, s, "--content-type=.Mine=application/x-mine", "-o", "content_type=.txt=")
+	w.Put("theirs.json", []byte("{}")) // as the SDK does without a type
+	kind := func(name string) string {
+		t.Helper()
+		p, err := w.Client.NewBlobClient(name).GetProperties(t.Context(), nil)
+		must(t, err)
+		return deref(p.ContentType)
+	}
+	want := map[string]string{
+		"a.json": "application/json", "large.PNG": "image/png", "a.mine": "application/x-mine", "a.txt": "application/octet-stream",
+		"unknown": "application/octet-stream", "exclusive.csv": "text/csv",
+	}
+	for name := range want {
+		if name == "exclusive.csv" {
+			f := w.open(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY)
+			if got := kind(name); got != want[name] {
+				t.Errorf("%s, empty: %q", name, got)
+			}
+			must(t, f.Close())
+		}
+		size := 10
+		if name == "large.PNG" {
+			size = 9 << 20
+		}
+		w.write(name, noise(size))
+		if got := kind(name); got != want[name] {
+			t.Errorf("%s: %q, want %q", name, got, want[name])
+		}
+	}
+	must(t, os.Rename(w.path("a.json"), w.path("b.csv")))
+	w.write("b.csv", noise(20))
+	if got := kind("b.csv"); got != "application/json" {
+		t.Errorf("after a rename and a rewrite: %q", got)
+	}
+	w.write("theirs.json", []byte("{}\n"))
+	if got := kind("theirs.json"); got != "application/octet-stream" {
+		t.Errorf("a blob of another tool has %q after a rewrite", got)
+	}
+	must(t, os.Mkdir(w.path("dir.json"), 0o755))
+	must(t, os.Symlink("a", w.path("link.json")))
+	for _, name := range []string{"dir.json", "link.json"} {
+		if got := kind(name); got != "application/octet-stream" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 func deref(s *string) string {
 	if s == nil {
 		return ""

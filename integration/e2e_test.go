@@ -47,6 +47,7 @@ var scenarios = []struct {
 	{"Times", testTimes},
 	{"NoPosixMetadata", testNoPosixMetadata},
 	{"KeptProperties", testKeptProperties},
+	{"ContentTypes", testContentTypes},
 	{"Xattrs", testXattrs},
 	{"XattrTools", testXattrTools},
 	{"Locks", testLocks},

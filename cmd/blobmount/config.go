@@ -32,6 +32,7 @@ type Config struct {
 	UID, GID                       idValue
 	FileMode, DirMode, Umask       modeValue
 	NoPosixMetadata                bool
+	ContentTypes                   contentTypesValue
 	KernelOptions                  []string // such as noexec, in the order given
 
 	CacheDir         string
@@ -85,7 +86,7 @@ var sections = []section{
 	{"Mount", []string{"options", "read-only", "allow-other", "nonempty", "foreground"}},
 	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask", "no-posix-metadata"}},
 	{"Storage account and credential", append(slices.Clone(credentialNames), "datastore", "skip-validation", "create-container", "retry-for")},
-	{"Writing", []string{"write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
+	{"Writing", []string{"content-type", "write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
 	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
 	{"Log", []string{"log-level", "log-format", "log-file"}},
 	{"Other", []string{"help", "version"}},
@@ -149,6 +150,8 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 
 	f.Var(&c.RetryFor, "retry-for", "how long a request that fails for no lasting reason is tried again before the operation fails; 0 tries once")
 
+	f.Var(&c.ContentTypes, "content-type", "content type of new blobs whose names end so, as .parquet=application/vnd.apache.parquet; nothing after the = for none; "+
+		"@FILE reads a file of lines with a type and its ends, as /etc/mime.types. May be repeated; the rest is built in")
 	f.Var(&c.WriteBack, "write-back", "off: close and fsync return when the service has the file; close: close returns when the file is "+
 		"durable on the local disk, and the service gets it later; fsync-local: fsync too")
 	f.Lookup("write-back").NoOptDefVal = "close"
@@ -277,8 +280,8 @@ func (c *Config) complete(text, mountPoint string, f *pflag.FlagSet) error {
 	if c.Open.word == "none" && (!c.ReadOnly || c.BlobCacheTimeout == 0) {
 		return usagef("--open=none needs --read-only and a --blob-cache-timeout that is not 0")
 	}
-	for _, name := range []string{"write-back", "last-writer-wins", "leases", "convert-append-blobs", "create-container"} {
-		if v := f.Lookup(name).Value.String(); c.ReadOnly && v != "off" && v != "false" {
+	for _, name := range []string{"write-back", "last-writer-wins", "leases", "convert-append-blobs", "content-type", "create-container"} {
+		if v := f.Lookup(name).Value.String(); c.ReadOnly && v != "off" && v != "false" && v != "" {
 			return usagef("--%s and --read-only exclude each other: remove one", name)
 		}
 	}

@@ -47,7 +47,7 @@ func TestOptionsAreFlags(t *testing.T) {
 		"block-size": "4MiB", "blob-cache-timeout": "none", "log-level": "debug", "log-format": "json", "log-file": "/l",
 		"cloud": "china", "auth": "msi", "tenant-id": "t", "client-id": "c", "object-id": "o", "resource-id": "/r", "client-certificate": "/cert",
 		"federated-token-file": "/token", "authority-host": "https://login.example.com", "ca-file": "/ca",
-		"open": "files", "passthrough": "off", "prefetch": "7", "datastore": definition(t, ""),
+		"content-type": ".x=text/x; charset=utf-8", "open": "files", "passthrough": "off", "prefetch": "7", "datastore": definition(t, ""),
 		"write-back": "fsync-local", "write-back-delay": "30s", "retry-for": "5m", "drain-timeout": "1h30m",
 	}
 	newFlags(new(Config), 0, 0).VisitAll(func(f *pflag.Flag) {
@@ -196,6 +196,9 @@ func TestConfigRefuses(t *testing.T) {
 		{false, both("--open=none", "--read-only", "--blob-cache-timeout=0"), "a --blob-cache-timeout that is not 0"},
 		{false, both("--open=sometimes"), "--open must be one of auto, files, none"},
 		{false, both("--passthrough=on"), "--passthrough must be one of auto, off"},
+		{false, both("--content-type=json"), "--content-type must be the end of a name and a content type"},
+		{false, both("--content-type=.x=text"), `--content-type "text" is no content type`},
+		{false, both("--content-type=.x=text/x", "--read-only"), "--content-type and --read-only exclude each other"},
 		{false, both("--prefetch=-1"), "--prefetch must be auto, off or a number"},
 		{false, both("--write-back=always"), "--write-back must be one of off, close, fsync-local"},
 		{false, both("--write-back="), "--write-back must be one of"},

@@ -284,7 +284,7 @@ func (m *mountCommand) mount(p *parts) (served, error) {
 	mount, err := fs.Mount(p.mountPoint, fs.Options{
 		Container: p.container, Cache: p.cache, Source: c.Source.Verbatim,
 		ReadOnly: c.ReadOnly, AllowOther: c.AllowOther,
-		UID: c.UID.id, GID: c.GID.id, FileMode: file, DirMode: dir, NoPosixMetadata: c.NoPosixMetadata,
+		UID: c.UID.id, GID: c.GID.id, FileMode: file, DirMode: dir, NoPosixMetadata: c.NoPosixMetadata, ContentTypes: fs.NewContentTypes(c.ContentTypes),
 		Timeout: time.Duration(c.BlobCacheTimeout), MountOptions: c.KernelOptions, Log: p.log,
 		About: fs.Status{
 			Version: versionText(), PID: os.Getpid(), Source: c.Source.Verbatim, Account: p.found.Account, Credential: p.found.Origin,
