@@ -55,6 +55,20 @@ func TestSharedKey(t *testing.T) {
 	c.do(403, no, "GET", listPath, "", "Authorization: Basic x", date, version)
 
 	key := "b3RoZXI="
+	rotated := start(t, Options{Clock: newFakeClock()})
+	for _, test := range []struct {
+		keys   []string
+		status int
+		code   string
+	}{{[]string{key, DefaultKey}, 200, ""}, {[]string{key}, 403, no}, {[]string{DefaultKey}, 200, ""}, {nil, 403, no}} {
+		if err := rotated.s.SetKeys(test.keys...); err != nil {
+			t.Fatal(err)
+		}
+		rotated.do(test.status, test.code, "GET", listPath, "", signedList, date, version)
+	}
+	if rotated.s.SetKeys("no key") == nil {
+		t.Error("a key that is not base64 was taken")
+	}
 	c = start(t, Options{Clock: newFakeClock(), Account: DefaultAccount, Key: key})
 	c.do(403, no, "GET", listPath, "", signedList, date, version)
 }

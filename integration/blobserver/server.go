@@ -12,7 +12,6 @@ package blobserver
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +19,7 @@ import (
 	"net/http"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"blobmount/blobcache/blob"
@@ -67,7 +67,7 @@ type Options struct {
 // Server is a running service. All methods may be called in parallel.
 type Server struct {
 	opts Options
-	key  []byte
+	keys atomic.Pointer[[][]byte] // of the account
 	url  string
 	http *http.Server
 	stop context.CancelFunc // ends the context of all requests
@@ -101,10 +101,6 @@ func Start(o Options) (*Server, error) {
 	if o.Account == "" && o.Key == "" {
 		o.Account, o.Key = DefaultAccount, DefaultKey
 	}
-	key, err := base64.StdEncoding.DecodeString(o.Key)
-	if err != nil || len(key) == 0 || o.Account == "" {
-		return nil, errors.New("blobserver: an account needs a name and a key in base64")
-	}
 	if o.Clock == nil {
 		o.Clock = machineClock{}
 	}
@@ -114,7 +110,10 @@ func Start(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: o, key: key, done: make(chan struct{}), listings: make(listings, keptListings)}
+	s := &Server{opts: o, done: make(chan struct{}), listings: make(listings, keptListings)}
+	if err := s.SetKeys(o.Key); err != nil || o.Account == "" {
+		return nil, errors.New("blobserver: an account needs a name and a key in base64")
+	}
 	s.containers.m = map[string]*container{}
 	s.shaper.init(o.Clock, o.Seed)
 	s.faults.init(o.Seed)
