@@ -453,6 +453,55 @@ func TestRetry(t *testing.T) {
 	})
 }
 
+// TestRetryNow: what waits for its next attempt does not wait any longer, and an attempt that is under way, and fails, is
+// followed by another one at once.
+func TestRetryNow(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		c, err := Open(config(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
+		f.Acquire(true)
+		want := put(t, f, content(1, 200*kib), 0)
+		hits := s.faults.Add(blobtest.Fault{Op: "CommitBlockList", Err: blobtest.Err("AuthenticationFailed")})
+		if err := f.Commit(t.Context()); !blob.Is(err, blob.Unauthenticated) {
+			t.Fatal(err)
+		}
+		f.Release(true)
+		time.Sleep(5 * time.Minute) // now it is tried once a minute
+		synctest.Wait()
+		before := hits()
+		c.RetryNow()
+		synctest.Wait()
+		if hits() != before+1 {
+			t.Errorf("%d attempts at once, want 1", hits()-before)
+		}
+		time.Sleep(4 * time.Second) // 1 and 2 seconds later
+		synctest.Wait()
+		if hits() != before+3 {
+			t.Errorf("%d attempts in 4 s, want 3", hits()-before)
+		}
+
+		// An attempt that fails after RetryNow was called began before it, perhaps with what was wrong.
+		s.faults.Clear()
+		release := make(chan struct{})
+		hits = s.faults.Add(blobtest.Fault{Op: "CommitBlockList", Nth: 1, Wait: release, Err: blobtest.Err("AuthenticationFailed")})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if hits() != 1 {
+			t.Fatal("no attempt is under way")
+		}
+		c.RetryNow()
+		close(release)
+		synctest.Wait()
+		same(t, s.content(t, "a"), want)
+		shut(t, c)
+	})
+}
+
 // TestCloseSaves: closing the cache commits what is dirty.
 func TestCloseSaves(t *testing.T) {
 	s := newService()

@@ -129,12 +129,31 @@ func (f *File) commitLater(wait time.Duration) {
 	}
 }
 
+// RetryNow begins at once what waits for its next attempt to be committed, and has these attempts follow each other as if
+// it was the first. It is for when a reason to fail may have gone, such as a credential that had expired.
+func (c *Cache) RetryNow() {
+	c.retries.Add(1)
+	c.mu.Lock()
+	files := slices.Collect(maps.Keys(c.files))
+	c.mu.Unlock()
+	for _, f := range files {
+		f.mu.Lock()
+		// Stop fails when the attempt is under way: that one sees from the count that it may be wrong.
+		if f.later != nil && f.failed != nil && f.later.Stop() {
+			f.wait = 0
+			f.later.Reset(0)
+		}
+		f.mu.Unlock()
+	}
+}
+
 // commitNow is one attempt in the background. Without write-back it gives up when the file is open for writing again: then the next
 // close does it.
 func (f *File) commitNow() {
 	if f.c.inBackground.acquire(f.c.ctx) != nil {
 		return
 	}
+	retries := f.c.retries.Load()
 	err := f.commitClosed()
 	f.c.inBackground.release()
 	if f.c.ctx.Err() != nil {
@@ -144,6 +163,9 @@ func (f *File) commitNow() {
 	f.later = nil
 	if err != nil && !errors.Is(err, errMoved) && f.lost == nil {
 		next := min(max(2*f.wait, firstRetry), lastRetry)
+		if f.c.retries.Load() != retries {
+			next = 0
+		}
 		f.commitLater(next)
 		name := f.props.Name
 		f.mu.Unlock()
