@@ -80,8 +80,8 @@ type Cache struct {
 	// inBackground bounds the commits after a close was answered.
 	inBackground semaphore
 	retries      atomic.Int64 // calls of RetryNow
-	sent         signal      // a block has been uploaded, or could not be
-	noBlockCopy  atomic.Bool // the service cannot make a block out of another blob's bytes
+	sent         signal       // a block has been uploaded, or could not be
+	noBlockCopy  atomic.Bool  // the service cannot make a block out of another blob's bytes
 	// background counts the uploads ahead of a commit, for Close.
 	background sync.WaitGroup
 

@@ -48,7 +48,9 @@ type Options struct {
 	MountOptions []string
 	// About is what the mount says of itself in StatusAttr: the fields of its first group.
 	About Status
-	Log   *slog.Logger
+	// Credential is asked for each Status what the credential is by now; nil says nothing. Parallel calls are made.
+	Credential func() Credential
+	Log        *slog.Logger
 }
 
 // Mounted is a file system that is mounted.
@@ -124,7 +126,7 @@ func newFileSystem(ctx context.Context, o Options) *fileSystem {
 	}
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
-		handles: handles{open: map[uint64]*handle{}}, openMode: o.Open, about: o.About,
+		handles: handles{open: map[uint64]*handle{}}, openMode: o.Open, about: o.About, credential: o.Credential,
 		readers: readers{v: v, byID: map[*node]*list.Element{}},
 	}
 	if o.Prefetch < 0 {

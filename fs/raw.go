@@ -23,6 +23,7 @@ type fileSystem struct {
 	openMode    OpenMode
 	readOnly    bool
 	about       Status
+	credential  func() Credential // nil when there is nothing to say
 }
 
 var _ fuse.RawFileSystem = (*fileSystem)(nil)

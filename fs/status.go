@@ -28,10 +28,11 @@ type Status struct {
 	PID              int    `json:"pid"`
 	Source           string `json:"source"`
 	Account          string `json:"account"`
-	Credential       string `json:"credential"` // what it is and where it came from, without its value
 	CacheDir         string `json:"cache_dir"`
 	BlobCacheTimeout string `json:"blob_cache_timeout"` // seconds, or none
 	WriteBack        string `json:"write_back"`         // off, close or fsync-local
+
+	Credential // as Options.Credential says
 
 	ReadOnly    bool   `json:"read_only"`
 	Open        string `json:"open"`        // auto as long as nothing was opened, then files or none
@@ -46,6 +47,15 @@ type Status struct {
 	UnsavedFiles int       `json:"unsaved_files"` // files that the service does not have all of
 	UnsavedBytes int64     `json:"unsaved_bytes"` // their sizes
 	Unsaved      []Unsaved `json:"unsaved"`       // the oldest of them, at most 100
+}
+
+// Credential is what there is to say of the credential in use. It has no secret.
+type Credential struct {
+	Origin  string     `json:"credential"`                   // what it is and where it came from
+	Since   time.Time  `json:"credential_since"`             // when it came into use
+	Read    time.Time  `json:"credential_read"`              // when it was looked for last
+	Expires *time.Time `json:"credential_expires,omitempty"` // of a SAS that says so
+	Problem string     `json:"credential_problem,omitempty"` // what is wrong with it, or with what is to replace it
 }
 
 // Unsaved is a file that the service does not have all of.
@@ -81,6 +91,9 @@ func (fs *fileSystem) getStatus(h *fuse.InHeader, dest []byte) (uint32, fuse.Sta
 // report collects the Status. It waits for nothing but locks that are never held over a request.
 func (fs *fileSystem) report() Status {
 	s := fs.about
+	if fs.credential != nil {
+		s.Credential = fs.credential()
+	}
 	s.ReadOnly, s.Passthrough = fs.readOnly, fs.passthrough.on.Load()
 	s.Open = OpenMode(fs.opener.mode.Load()).String()
 	s.Memory = fs.cache.Memory()

@@ -38,7 +38,7 @@ var rooms = map[string]room{
 		"blobmount/auth", "blobmount/blobcache", "blobmount/blobcache/azure", "blobmount/blobcache/blob", "blobmount/cmd/source", "blobmount/fs",
 		"github.com/spf13/pflag", "golang.org/x/sys/unix"}},
 	"cmd/source":         {imports: []string{"blobmount/auth", "blobmount/blobcache/blob", "go.yaml.in/yaml/v3"}},
-	"auth":               {environ: true, imports: []string{azcore, azidentity, pkcs12}},
+	"auth":               {environ: true, imports: []string{azcore, azidentity, pkcs12, "github.com/fsnotify/fsnotify"}},
 	"fs":                 {imports: []string{"blobmount/blobcache", "blobmount/blobcache/blob", "github.com/hanwen/go-fuse/v2/fuse", "golang.org/x/sys/unix"}},
 	"blobcache":          {imports: []string{"blobmount/blobcache/blob", "golang.org/x/sys/unix"}},
 	"blobcache/blob":     {},

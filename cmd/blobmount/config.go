@@ -57,6 +57,7 @@ type Config struct {
 	Foreground          bool
 	LogLevel, LogFormat wordValue
 	LogFile             string
+	CoreDumps           bool
 
 	help, version bool
 	rawSource     string   // as given, with the SAS that it may have
@@ -88,7 +89,7 @@ var sections = []section{
 	{"Storage account and credential", append(slices.Clone(credentialNames), "datastore", "skip-validation", "create-container", "retry-for")},
 	{"Writing", []string{"content-type", "write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
 	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
-	{"Log", []string{"log-level", "log-format", "log-file"}},
+	{"Log", []string{"log-level", "log-format", "log-file", "core-dumps"}},
 	{"Other", []string{"help", "version"}},
 }
 
@@ -179,6 +180,8 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 	f.Var(&c.LogLevel, "log-level", "debug, info, warn or error")
 	f.Var(&c.LogFormat, "log-format", "text or json")
 	f.StringVar(&c.LogFile, "log-file", "", "append the log to `FILE` (default: log/MOUNTPOINT.log in the cache directory; standard error with --foreground)")
+
+	f.BoolVar(&c.CoreDumps, "core-dumps", false, "let a crash write a core dump, as far as the limits allow one (ulimit -c); it has keys and tokens in it")
 
 	f.BoolVarP(&c.help, "help", "h", false, "show this text")
 	f.BoolVar(&c.version, "version", false, "show the version")

@@ -61,7 +61,7 @@ func (c *recoverCommand) container(l blobcache.Left) (blob.Container, func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	whole, err := openContainer(p.found, p.container, retryFor(c.retryFor), slog.New(slog.DiscardHandler))
+	whole, err := openContainer(p.found, p.container, retryFor(c.retryFor), nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, nil, err
 	}

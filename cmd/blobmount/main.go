@@ -28,15 +28,6 @@ func main() {
 	p.signals = signals
 	p.ready = inheritedFile(readyEnv, readyFD)
 	p.secret = inheritedFile(secretEnv, secretFD)
-	disableCoreDumps()
+	p.coreDumps = setCoreDumps
 	os.Exit(run(context.Background(), p))
-}
-
-// disableCoreDumps keeps keys and tokens out of crash dumps. A limit of 1 byte, not 0, because the kernel gives
-// dumps that go to a program (kernel.core_pattern with '|') to it whatever the limit is, unless it is 1
-// (core(5), fs/coredump.c). PR_SET_DUMPABLE is not used: it takes /proc/self/fd away from users other than root,
-// by which the cache publishes its files.
-func disableCoreDumps() {
-	// It can only fail where the hard limit is already 0: then there are no dumps to files.
-	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Cur: 1, Max: 1})
 }

@@ -57,7 +57,8 @@ type parts struct {
 	mountPoint string // without symbolic links
 	container  blob.Container
 	cache      *blobcache.Cache
-	found      auth.Found
+	found      auth.Found // of the mount; see rotation
+	rotation   *rotation
 	lock       *daemonLock // nil before the mount was announced
 	log        *slog.Logger
 	logFile    *os.File // nil when the log goes to standard error
@@ -158,17 +159,15 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	if err = c.fill(m.system, m.lookupEnv); err != nil {
 		return p, err
 	}
-	found, err := auth.Find(c.authOptions(m.lookupEnv))
+	late := &lateWriter{}
+	p.log = newLogger(c, late)
+	found, err := p.findCredential(c.authOptions(m.lookupEnv))
 	if err != nil {
 		return p, err
 	}
 	if auth.Secondary(found.Endpoint) && !c.ReadOnly {
 		return p, fmt.Errorf("%s is the copy of an account in another region, which takes no writes: use --read-only", found.Endpoint)
 	}
-	p.found = found
-
-	late := &lateWriter{}
-	p.log = newLogger(c, late)
 	limitMemory(int64(c.Memory), m.lookupEnv)
 	p.cache, err = blobcache.Open(blobcache.Config{
 		Dir: c.CacheDir, Size: int64(c.CacheSize), Memory: int64(c.Memory), BlockSize: int64(c.BlockSize), Log: p.log,
@@ -200,11 +199,11 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 		logCause(p.log, err)
 		return p, err
 	}
-	container, err := openContainer(found, c.Source.Container, retryFor(c.RetryFor), p.log)
+	container, err := openContainer(found, c.Source.Container, retryFor(c.RetryFor), p.rotation.watcher.Renew, p.log)
 	if err != nil {
 		return p, err
 	}
-	p.close = append(p.close, container.Close)
+	p.close = append(p.close, container.Close, p.rotation.start(container, p.cache))
 	p.container = blob.Sub(container, c.Source.Prefix)
 	return p, nil
 }
@@ -230,7 +229,9 @@ func retryFor(d durationValue) time.Duration {
 	return time.Duration(d)
 }
 
-func openContainer(found auth.Found, name string, retryFor time.Duration, log *slog.Logger) (*azure.Container, error) {
+// openContainer opens a container. renew is called when the service refuses the credential; nil for a credential that is
+// not replaced.
+func openContainer(found auth.Found, name string, retryFor time.Duration, renew func(context.Context), log *slog.Logger) (*azure.Container, error) {
 	credential, err := credentialOf(found)
 	if err != nil {
 		return nil, err
@@ -238,6 +239,7 @@ func openContainer(found auth.Found, name string, retryFor time.Duration, log *s
 	return azure.New(azure.Config{
 		URL:        found.Endpoint + "/" + name,
 		Credential: credential,
+		Renew:      renew,
 		RetryFor:   retryFor,
 		Transport:  azure.TransportConfig{Proxy: http.ProxyFromEnvironment, RootCAs: found.RootCAs},
 		Log:        log,
@@ -287,10 +289,10 @@ func (m *mountCommand) mount(p *parts) (served, error) {
 		UID: c.UID.id, GID: c.GID.id, FileMode: file, DirMode: dir, NoPosixMetadata: c.NoPosixMetadata, ContentTypes: fs.NewContentTypes(c.ContentTypes),
 		Timeout: time.Duration(c.BlobCacheTimeout), MountOptions: c.KernelOptions, Log: p.log,
 		About: fs.Status{
-			Version: versionText(), PID: os.Getpid(), Source: c.Source.Verbatim, Account: p.found.Account, Credential: p.found.Origin,
+			Version: versionText(), PID: os.Getpid(), Source: c.Source.Verbatim, Account: p.found.Account,
 			CacheDir: c.CacheDir, BlobCacheTimeout: c.BlobCacheTimeout.String(), WriteBack: c.WriteBack.word,
 		},
-		Open: openModes[c.Open.word], NoPassthrough: c.Passthrough.word == "off", Prefetch: int(c.Prefetch),
+		Credential: p.rotation.about, Open: openModes[c.Open.word], NoPassthrough: c.Passthrough.word == "off", Prefetch: int(c.Prefetch),
 	})
 	if errors.Is(err, syscall.EPERM) {
 		return nil, fmt.Errorf("cannot mount on %s: %w: a container needs --cap-add SYS_ADMIN and --device /dev/fuse", p.mountPoint, err)

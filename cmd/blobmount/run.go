@@ -35,6 +35,8 @@ type process struct {
 	secret *os.File
 	// hide takes the query of a URL away from where others can see the arguments of this process. It is nil in tests.
 	hide func(argument string)
+	// coreDumps lets crashes of the process write its memory to the disk, or keeps them from it. Nil does nothing.
+	coreDumps func(allowed bool)
 }
 
 // run runs one command and returns its exit status. A failure is one line on standard error; in the background
@@ -54,6 +56,10 @@ func run(ctx context.Context, p process) int {
 }
 
 func command(ctx context.Context, p process) error {
+	if p.coreDumps == nil {
+		p.coreDumps = func(bool) {}
+	}
+	p.coreDumps(false)
 	name, args := "blobmount", p.args
 	if len(args) > 0 {
 		name, args = filepath.Base(args[0]), args[1:]
@@ -94,6 +100,9 @@ func command(ctx context.Context, p process) error {
 		return err
 	case m.config.version:
 		return printVersion(p.stdout)
+	}
+	if m.config.CoreDumps {
+		p.coreDumps(true)
 	}
 	return m.run(ctx)
 }

@@ -54,7 +54,9 @@ func TestStatusRefuses(t *testing.T) {
 func TestStatusText(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := fs.Status{
-		Version: "v1", PID: 7, Source: "az://data", Account: "acct1", Credential: "account key from environment AZURE_STORAGE_ACCOUNT_KEY",
+		Version: "v1", PID: 7, Source: "az://data", Account: "acct1",
+		Credential: fs.Credential{Origin: "SAS token from secret file /s/sas_token", Since: now.Add(-time.Hour), Read: now.Add(-2 * time.Second),
+			Expires: new(now.Add(90 * time.Second)), Problem: "the service refuses it"},
 		CacheDir: "/c", BlobCacheTimeout: "60", WriteBack: "close", Open: "files", Passthrough: true, Memory: 64 << 20,
 		CacheSize: 1 << 30, CacheUsed: 1 << 20, Evicted: 3, Nodes: 12345, Hidden: 2, UnsavedFiles: 103, UnsavedBytes: 5000,
 		Unsaved: []fs.Unsaved{
@@ -69,7 +71,9 @@ func TestStatusText(t *testing.T) {
 	}
 	want := `/mnt  from az://data
   daemon       process 7, version v1
-  account      acct1, by the account key from environment AZURE_STORAGE_ACCOUNT_KEY
+  account      acct1, by the SAS token from secret file /s/sas_token
+  credential   in use since ` + now.Add(-time.Hour).Local().Format(time.DateTime) + `, last read 2s ago, expires in 1m30s
+               the service refuses it
   writes       close waits for the local disk, fsync for the service (--write-back)
   opens        files, passthrough on
   names known  60 s
@@ -90,6 +94,9 @@ func TestStatusText(t *testing.T) {
 `
 	if got := out.String(); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	if got := credentialText(s.Credential, now.Add(time.Hour)); !strings.HasSuffix(got, "EXPIRED 58m30s ago") {
+		t.Errorf("after the end: %s", got)
 	}
 }
 
@@ -113,7 +120,7 @@ func TestOutageWithWriteBack(t *testing.T) {
 	w := newWorld(t)
 	lock, pid := w.mount("--write-back", "--write-back-delay=0", "--retry-for=0", "--memory=40MiB")
 	if s := w.status(); s.PID != pid || s.WriteBack != "close" || s.Source != "az://data" || s.CacheDir != w.cache || s.UnsavedFiles != 0 ||
-		s.Memory != 40<<20 || s.BlobCacheTimeout != "60" || !strings.Contains(s.Credential, "AZURE_STORAGE_CONNECTION_STRING") {
+		s.Memory != 40<<20 || s.BlobCacheTimeout != "60" || !strings.Contains(s.Credential.Origin, "AZURE_STORAGE_CONNECTION_STRING") {
 		t.Errorf("%+v", s)
 	}
 	if _, err := os.ReadDir(w.mnt); err != nil {

@@ -44,7 +44,11 @@ func writeMount(w io.Writer, path string, s *fs.Status, now time.Time) error {
 		fmt.Fprintf(t, "  %s\t"+format+"\n", append([]any{name}, args...)...)
 	}
 	line("daemon", "process %d, version %s", s.PID, s.Version)
-	line("account", "%s, by the %s", s.Account, s.Credential)
+	line("account", "%s, by the %s", s.Account, s.Credential.Origin)
+	line("credential", "%s", credentialText(s.Credential, now))
+	if s.Problem != "" {
+		line("", "%s", s.Problem)
+	}
 	writes := writeWords[s.WriteBack]
 	if s.ReadOnly {
 		writes = "read-only"
@@ -75,6 +79,20 @@ func writeMount(w io.Writer, path string, s *fs.Status, now time.Time) error {
 		return err
 	}
 	return writeUnsaved(w, s, now)
+}
+
+// credentialText says how old the credential is, when it was looked for, and when it ends.
+func credentialText(c fs.Credential, now time.Time) string {
+	ago := func(t time.Time) string { return durationText(max(0, now.Sub(t)).Round(time.Second)) + " ago" }
+	text := fmt.Sprintf("in use since %s, last read %s", c.Since.Local().Format(time.DateTime), ago(c.Read))
+	switch {
+	case c.Expires == nil:
+	case now.Before(*c.Expires):
+		text += fmt.Sprintf(", expires in %s", durationText(c.Expires.Sub(now).Round(time.Second)))
+	default:
+		text += fmt.Sprintf(", EXPIRED %s", ago(*c.Expires))
+	}
+	return text
 }
 
 // writeUnsaved writes a table of the files that are not saved, and what to do.

@@ -26,7 +26,7 @@ func (m *mountCommand) check(ctx context.Context, p *parts) error {
 	if c.SkipValidation && !c.CreateContainer {
 		return nil
 	}
-	probe, err := openContainer(p.found, c.Source.Container, probeRetry, p.log)
+	probe, err := openContainer(p.found, c.Source.Container, probeRetry, nil, p.log)
 	if err != nil {
 		return err
 	}
