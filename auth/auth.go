@@ -77,10 +77,10 @@ func (o *Options) givenValues() ([]Value, error) {
 		if from == "" {
 			from = "--account-name"
 		}
-		all = append(all, Value{AccountName, NewSecret(o.Account), from})
+		all = append(all, Value{Kind: AccountName, Secret: NewSecret(o.Account), From: from})
 	}
 	if o.Endpoint != "" {
-		all = append(all, Value{ServiceEndpoint, NewSecret(o.Endpoint), "--endpoint"})
+		all = append(all, Value{Kind: ServiceEndpoint, Secret: NewSecret(o.Endpoint), From: "--endpoint"})
 	}
 	if o.Given == nil {
 		return all, nil

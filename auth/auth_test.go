@@ -157,7 +157,7 @@ func TestFind(t *testing.T) {
 		{"anonymous before all", Options{Anonymous: true, Account: "acct1"}, env{envKey: planted}, nil,
 			"", "acct1", "https://acct1.blob.core.windows.net", "anonymous access from --anonymous"},
 		{"given before all places", Options{Account: "acct1", Given: func() ([]Value, error) {
-			return []Value{{SASToken, NewSecret(goodSAS), "datastore definition d.yml"}}, nil
+			return []Value{{Kind: SASToken, Secret: NewSecret(goodSAS), From: "datastore definition d.yml"}}, nil
 		}}, env{envString: goodString, envKey: planted}, map[string]string{"connection_string": goodString},
 			"sas", "acct1", "https://acct1.blob.core.windows.net", "SAS token from datastore definition d.yml"},
 		{"given without a credential", Options{Account: "acct1", Given: func() ([]Value, error) { return nil, nil }}, env{envKey: planted}, nil,

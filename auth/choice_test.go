@@ -26,7 +26,7 @@ func TestMethods(t *testing.T) {
 	both := env{envString: goodString + ";SharedAccessSignature=?" + goodSAS}
 	dir := map[string]string{"account_key": planted, "client_id": "d", "client_secret": planted, "tenant_id": "t"}
 	id := func(k Kind, flag string) Value {
-		return Value{k, NewSecret("11111111-2222-3333-4444-555555555555"), flag}
+		return Value{k, NewSecret("11111111-2222-3333-4444-555555555555"), flag, true}
 	}
 	tests := []struct {
 		name  string
@@ -63,13 +63,14 @@ func TestMethods(t *testing.T) {
 
 		{"flags complete the environment", Auto, env{"AZURE_CLIENT_SECRET": planted}, nil, []Value{id(ClientID, "--client-id"), id(TenantID, "--tenant-id")},
 			"service principal from environment AZURE_CLIENT_SECRET"},
-		{"the environment completes flags", Auto, env{"AZURE_CLIENT_ID": "c", "AZURE_TENANT_ID": "t"}, nil, []Value{{FederatedTokenFile, NewSecret("/t"), "--federated-token-file"}},
+		{"the environment completes flags", Auto, env{"AZURE_CLIENT_ID": "c", "AZURE_TENANT_ID": "t"}, nil, []Value{{FederatedTokenFile, NewSecret("/t"), "--federated-token-file", true}},
 			"service principal by federated token from --federated-token-file"},
 		{"a flag of no use", Auto, env{envKey: planted}, nil, []Value{id(TenantID, "--tenant-id")},
 			"--tenant-id is of no use to the account key from environment " + envKey + ": remove it, or choose the credential that needs it by --auth"},
-		{"an authority of no use", Key, env{envKey: planted}, nil, []Value{{AuthorityHost, NewSecret("login.example.com"), "--authority-host"}}, "--authority-host is of no use"},
-		{"an authority of no use to the machine", ManagedIdentity, nil, nil, []Value{{AuthorityHost, NewSecret("login.example.com"), "--authority-host"}}, "--authority-host is of no use"},
+		{"an authority of no use", Key, env{envKey: planted}, nil, []Value{{AuthorityHost, NewSecret("login.example.com"), "--authority-host", true}}, "--authority-host is of no use"},
+		{"an authority of no use to the machine", ManagedIdentity, nil, nil, []Value{{AuthorityHost, NewSecret("login.example.com"), "--authority-host", true}}, "--authority-host is of no use"},
 		{"a client for nothing", Auto, nil, nil, []Value{id(ClientID, "--client-id")}, "--client-id is of no use to the identity from azidentity's default chain"},
+		{"a definition of no use", ManagedIdentity, nil, nil, []Value{{Kind: SASToken, Secret: NewSecret(goodSAS), From: "datastore definition d.yml"}}, "managed identity of this machine"},
 		{"tenant of the CLI", CLI, nil, nil, []Value{id(TenantID, "--tenant-id")}, "login of the Azure CLI"},
 
 		{"no key", Key, env{envSAS: goodSAS}, nil, nil,
@@ -240,7 +241,7 @@ func TestWhere(t *testing.T) {
 
 // Where tokens are asked for.
 func TestAuthority(t *testing.T) {
-	flag := Value{AuthorityHost, NewSecret("https://login.example.com/"), "--authority-host"}
+	flag := Value{AuthorityHost, NewSecret("https://login.example.com/"), "--authority-host", true}
 	tests := []struct {
 		o        Options
 		env      env

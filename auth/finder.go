@@ -195,14 +195,12 @@ func (f *finder) unused() []string {
 	return names
 }
 
-// checkUsed refuses what the user gave for a credential that has no use for it. What is in the environment and in files
-// may be for others.
+// checkUsed refuses a flag for a credential that has no use for it. What is in other places may be for others.
 func (f *finder) checkUsed(found Found) error {
 	for _, v := range f.values {
-		if v.place != given || v.kind == AccountName || v.kind == ServiceEndpoint || v.kind == EndpointSuffix || slices.Contains(f.taken, v.source) {
-			continue
+		if v.needed && !slices.Contains(f.taken, v.source) {
+			return fmt.Errorf("%s is of no use to the %s: remove it, or choose the credential that needs it by --auth", v.source, found.Origin)
 		}
-		return fmt.Errorf("%s is of no use to the %s: remove it, or choose the credential that needs it by --auth", v.source, found.Origin)
 	}
 	return nil
 }

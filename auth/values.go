@@ -16,6 +16,8 @@ type Value struct {
 	// From says in messages where it was given, such as "--tenant-id" or "datastore definition /etc/d.yml"; it holds no
 	// secret.
 	From string
+	// Needed makes it an error when the credential has no use for the value, as for a flag, which is there for one mount.
+	Needed bool
 }
 
 // value is one value that was found.
@@ -26,6 +28,7 @@ type value struct {
 	secret Secret
 	source Source
 	method Method // of a MethodWord
+	needed bool
 }
 
 // collect reads every name of the table, in the order in which they are preferred, and refuses two that mean the same
@@ -36,7 +39,7 @@ func collect(o Options, rows []row) (values []value, warnings []string, err erro
 		return nil, nil, err
 	}
 	for _, g := range all {
-		values = append(values, value{kind: g.Kind, place: given, secret: g.Secret, source: Source{given, g.From}})
+		values = append(values, value{kind: g.Kind, place: given, secret: g.Secret, source: Source{given, g.From}, needed: g.Needed})
 	}
 	dirs := []struct {
 		place place

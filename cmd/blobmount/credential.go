@@ -105,7 +105,7 @@ func (c *credentialFlags) options(lookupEnv func(string) (string, bool)) auth.Op
 		{auth.AuthorityHost, c.AuthorityHost, "--authority-host"},
 	} {
 		if v.value != "" {
-			all = append(all, auth.Value{Kind: v.kind, Secret: auth.NewSecret(v.value), From: v.flag})
+			all = append(all, auth.Value{Kind: v.kind, Secret: auth.NewSecret(v.value), From: v.flag, Needed: true})
 		}
 	}
 	o.Given = func() ([]auth.Value, error) { return all, nil }
