@@ -79,6 +79,7 @@ var scenarios = []struct {
 	{"SourceSAS", testSourceSAS},
 	{"Datastore", testDatastore},
 	{"CredentialNames", testCredentialNames},
+	{"CreateContainer", testCreateContainer},
 }
 
 func TestMountEmbedded(t *testing.T) { runScenarios(t, mounttest.Embedded) }

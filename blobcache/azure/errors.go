@@ -181,6 +181,7 @@ func fromAnswer(e *blob.Error, answer *azcore.ResponseError) {
 		header = answer.RawResponse.Header
 	}
 	e.RequestID = header.Get("x-ms-request-id")
+	e.Date, _ = http.ParseTime(header.Get("Date")) // zero if it is not there
 	code, known := codes[bloberror.Code(answer.ErrorCode)]
 	switch {
 	case answer.StatusCode == http.StatusNotModified:

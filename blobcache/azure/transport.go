@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -29,6 +30,17 @@ type TransportConfig struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// RootCAs verifies the endpoint's certificate; nil means the system's authorities.
 	RootCAs *x509.CertPool
+}
+
+// ProxyError says that an HTTP proxy refused to connect to the service. It is in the chain of the error of an operation.
+type ProxyError struct {
+	Proxy  string // host and port
+	Status int    // of its answer
+}
+
+// Error returns one line.
+func (e *ProxyError) Error() string {
+	return fmt.Sprintf("the proxy %s answered %d %s", e.Proxy, e.Status, http.StatusText(e.Status))
 }
 
 // Defaults of TransportConfig.
@@ -61,6 +73,12 @@ func newTransport(cfg TransportConfig) transport {
 	protocols.SetHTTP1(true)
 	return transport{&http.Transport{
 		Proxy: cfg.Proxy,
+		OnProxyConnectResponse: func(_ context.Context, proxy *url.URL, _ *http.Request, answer *http.Response) error {
+			if answer.StatusCode != http.StatusOK {
+				return &ProxyError{Proxy: proxy.Host, Status: answer.StatusCode}
+			}
+			return nil
+		},
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
 			if err != nil {

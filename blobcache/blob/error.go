@@ -3,6 +3,7 @@ package blob
 import (
 	"errors"
 	"strings"
+	"time"
 )
 
 // Code classes what went wrong, as far as a caller can act on it. It is the adapter's translation of the
@@ -99,7 +100,9 @@ type Error struct {
 	ServiceCode string
 	Status      int
 	RequestID   string
-	Err         error // the cause, may be nil
+	// Date is the time of the service when it answered, zero when there was no answer.
+	Date time.Time
+	Err  error // the cause, may be nil
 }
 
 // Error returns one line without credentials.

@@ -102,7 +102,7 @@ func TestBadInput(t *testing.T) {
 		{"malformed source", key, []string{"data", "MNT"}, nil, "must look like az://", exitUsage},
 		{"missing container", key, []string{"--endpoint", notFound, "az://data", "MNT"}, nil, "there is no container data", exitFailure},
 		{"wrong key", key, []string{"--endpoint", wrongKey, "az://data", "MNT"}, nil, "did not accept the account key from environment AZURE_STORAGE_ACCOUNT_KEY", exitFailure},
-		{"SAS that may not list", sas, []string{"--endpoint", forbidden, "az://data", "MNT"}, nil, "the SAS token from environment AZURE_STORAGE_SAS_TOKEN may not list", exitFailure},
+		{"SAS that may not list", sas, []string{"--endpoint", forbidden, "az://data", "MNT"}, nil, "the SAS token from environment AZURE_STORAGE_SAS_TOKEN lacks the permissions rlwd", exitFailure},
 		{"key is not base64", map[string]string{"AZURE_STORAGE_ACCOUNT_KEY": planted + "!"}, []string{"--endpoint", good, "az://data", "MNT"}, nil, "not valid base64", exitFailure},
 		{"no account", key, []string{"az://data", "MNT"}, nil, "no storage account is named", exitFailure},
 		{"no credential", nil, []string{"--endpoint", good, "az://data", "MNT"}, nil, "or use --anonymous", exitFailure},

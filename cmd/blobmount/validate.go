@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
+	"strings"
 	"time"
 
 	"blobmount/auth"
@@ -20,54 +20,123 @@ const (
 	probeBound = 30 * time.Second
 )
 
+// probeName is the blob that is asked for, below the prefix of the mount, to learn what the credential may do. No such
+// blob is ever made.
+const probeName = ".blobmount-check"
+
+// noETag is what no version of a blob has: a write under the condition that it is current cannot succeed.
+const noETag blob.ETag = `"0x0"`
+
 // check asks the service whether the mount can work, and creates the container where that is asked for.
 func (m *mountCommand) check(ctx context.Context, p *parts) error {
 	c := &m.config
 	if c.SkipValidation && !c.CreateContainer {
 		return nil
 	}
-	probe, err := openContainer(p.found, c.Source.Container, probeRetry, nil, p.log)
+	container, err := openContainer(p.found, c.Source.Container, probeRetry, nil, p.log)
 	if err != nil {
 		return err
 	}
-	defer probe.Close()
+	defer container.Close()
+	v := validation{found: p.found, src: c.Source, readOnly: c.ReadOnly, now: time.Now}
 	if !c.SkipValidation {
-		err := validate(ctx, probe, p.found, c.Source)
+		err := v.validate(ctx, container)
 		if !c.CreateContainer || !blob.Is(err, blob.ContainerNotFound) {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, probeBound, errProbeTime)
-	defer cancel()
-	created, err := probe.Create(ctx)
-	if err != nil {
-		return &validationError{fmt.Sprintf("cannot create container %s: %s", c.Source.Container, explain(err, p.found, c.Source)), err}
-	}
-	if created {
-		p.log.Info("container created", "container", c.Source.Container, "endpoint", p.found.Endpoint)
-	}
-	if c.SkipValidation {
-		return nil
-	}
-	return validate(ctx, probe, p.found, c.Source)
-}
-
-// validate asks the service for one name of what is to be mounted. The error says what to do.
-func validate(ctx context.Context, c blob.Container, found auth.Found, src source.Source) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, probeBound, errProbeTime)
-	defer cancel()
-	_, err := c.List(ctx, blob.ListOptions{Prefix: src.Prefix, MaxResults: 1})
-	if err == nil {
-		return nil
-	}
-	if errors.Is(context.Cause(ctx), errProbeTime) {
-		return fmt.Errorf("no answer from %s within %v: check the network, the proxy and --endpoint, or use --skip-validation",
-			hostOf(found.Endpoint), probeBound)
-	}
-	if ctx.Err() != nil {
+	err = v.ask(ctx, "create", func(ctx context.Context) error {
+		created, err := container.Create(ctx)
+		if created {
+			p.log.Info("container created", "container", c.Source.Container, "endpoint", p.found.Endpoint)
+		}
+		return err
+	})
+	if err != nil || c.SkipValidation {
 		return err
 	}
-	return &validationError{explain(err, found, src), err}
+	return v.validate(ctx, container)
+}
+
+// validation is what a check knows of the mount.
+type validation struct {
+	found    auth.Found
+	src      source.Source
+	readOnly bool
+	now      func() time.Time
+}
+
+func (v *validation) anonymous() bool {
+	return v.found.SharedKey == nil && v.found.Token == nil && !v.found.HasSAS
+}
+
+// validate asks the service for one name of what is to be mounted, and finds out whether the credential may do what a
+// mount needs. The error says what to do.
+//
+// An account key may do everything. A SAS says what it may, unless it leaves that to a policy in the service. An identity
+// may read what it may list: both are one action of a role (Microsoft.Storage/.../blobs/read). Whether it may write is
+// found out by a write that must fail, since its condition is never met.
+func (v *validation) validate(ctx context.Context, c blob.Container) error {
+	if v.anonymous() && !v.readOnly {
+		return errors.New("anonymous access can only read: add --read-only, or give a credential")
+	}
+	err := v.ask(ctx, "list", func(ctx context.Context) error {
+		_, err := c.List(ctx, blob.ListOptions{Prefix: v.src.Prefix, MaxResults: 1})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	name := v.src.Prefix + probeName
+	byPolicy := false
+	if v.found.HasSAS {
+		sas := readSAS(v.found.SAS.Reveal())
+		if byPolicy = sas.byPolicy(); !byPolicy {
+			if missing := sas.missing(v.readOnly); missing != "" {
+				return errors.New(v.lacks(missing))
+			}
+		}
+	}
+	if byPolicy {
+		err := v.ask(ctx, "read", func(ctx context.Context) error {
+			_, err := c.Properties(ctx, name, blob.Condition{})
+			return err
+		})
+		if blob.Is(err, blob.Forbidden) || blob.Is(err, blob.Unauthenticated) {
+			return err
+		}
+	}
+	if v.readOnly || v.found.Token == nil && !byPolicy {
+		return nil
+	}
+	err = v.ask(ctx, "write to", func(ctx context.Context) error {
+		w, err := c.Upload(ctx, name, strings.NewReader(""), 0, blob.WriteOptions{Condition: blob.Condition{IfMatch: noETag}})
+		if err == nil { // never, in a service that knows conditions
+			err = c.Delete(ctx, name, blob.Condition{IfMatch: w.ETag})
+		}
+		return err
+	})
+	if blob.Is(err, blob.Forbidden) || blob.Is(err, blob.Unauthenticated) {
+		return err
+	}
+	return nil // the condition was not met, as it must be; what else may be wrong now is not for ever
+}
+
+// ask asks one question, within a bound, and says what is wrong if the answer is an error.
+func (v *validation) ask(ctx context.Context, what string, do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, probeBound, errProbeTime)
+	defer cancel()
+	err := do(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(context.Cause(ctx), errProbeTime):
+		return fmt.Errorf("no answer from %s within %v: check the network, the proxy and --endpoint, or use --skip-validation",
+			hostOf(v.found.Endpoint), probeBound)
+	case ctx.Err() != nil:
+		return err
+	}
+	return &validationError{v.explain(what, err), err}
 }
 
 var errProbeTime = errors.New("the check took too long")
@@ -80,64 +149,6 @@ type validationError struct {
 
 func (e *validationError) Error() string { return e.text }
 func (e *validationError) Unwrap() error { return e.err }
-
-// explain says what is wrong and what to do, by the class of the error.
-func explain(err error, found auth.Found, src source.Source) string {
-	host := hostOf(found.Endpoint)
-	where := fmt.Sprintf("container %s of %s", src.Container, found.Endpoint)
-
-	if token := new(auth.TokenError); errors.As(err, &token) {
-		if token.Rejected {
-			return fmt.Sprintf("%v: check tenant, client and secret (the log has the whole answer)", token)
-		}
-		return fmt.Sprintf("no usable credential was found: set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING, "+
-			"use --secret-dir, or --anonymous for public access (%v; the log has the reasons)", token)
-	}
-	if dns := new(net.DNSError); errors.As(err, &dns) && dns.IsNotFound {
-		return fmt.Sprintf("there is no host %s: check the account name %q, and --endpoint", host, found.Account)
-	}
-	service := ""
-	if e := new(blob.Error); errors.As(err, &e) && e.ServiceCode != "" {
-		service = " (" + e.ServiceCode + ")"
-	}
-	switch blob.CodeOf(err) {
-	case blob.ContainerNotFound, blob.NotFound:
-		return fmt.Sprintf("there is no %s%s: check the names of container and account, or create it", where, service)
-	case blob.Unauthenticated:
-		if found.SharedKey == nil && found.Token == nil && !found.HasSAS {
-			return fmt.Sprintf("%s is not open to anonymous access%s: give a credential instead of --anonymous", where, service)
-		}
-		return fmt.Sprintf("%s did not accept the %s%s: check that it belongs to account %q, has not expired, and that the clock is right",
-			host, found.Origin, service, found.Account)
-	case blob.Forbidden:
-		if found.SharedKey == nil && found.Token == nil && !found.HasSAS {
-			return fmt.Sprintf("%s is not open to anonymous listing%s: give a credential instead of --anonymous", where, service)
-		}
-		need := "the permission to list and read"
-		if found.Token != nil {
-			need = "the role Storage Blob Data Reader or Contributor"
-		} else if found.HasSAS {
-			need = "the permissions r and l (and w, c, d to write)"
-		}
-		return fmt.Sprintf("the %s may not list %s%s: it needs %s, and the account's firewall must let this machine in; or use --skip-validation",
-			found.Origin, where, service, need)
-	case blob.Throttled, blob.Unavailable:
-		return fmt.Sprintf("cannot reach %s: %s: check --endpoint, the network and the proxy, or use --skip-validation", host, reachable(err))
-	default:
-		return fmt.Sprintf("cannot list %s: %s", where, oneLine(err.Error()))
-	}
-}
-
-// reachable is the shortest true reason why a service was not reached: the system's own error when there is one.
-func reachable(err error) string {
-	if op := new(net.OpError); errors.As(err, &op) {
-		return op.Error()
-	}
-	if e := new(blob.Error); errors.As(err, &e) && e.ServiceCode != "" {
-		return fmt.Sprintf("it answers %s, status %d", e.ServiceCode, e.Status)
-	}
-	return oneLine(err.Error())
-}
 
 func hostOf(endpoint string) string {
 	if u, err := url.Parse(endpoint); err == nil && u.Host != "" {
