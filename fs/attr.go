@@ -154,6 +154,10 @@ func (d *Defaults) stamp(metadata map[string]string, modified time.Time) {
 // the last change.
 func (v *view) attr(n *node, out *fuse.Attr) {
 	e := n.getEntry()
+	if e.Shadowed {
+		path, _ := v.nodes.path(n)
+		v.odd.shadows(path)
+	}
 	size := e.Properties.Size
 	var modified time.Time
 	if f := n.opened(); f != nil {

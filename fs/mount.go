@@ -119,10 +119,10 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 
 // newFileSystem returns what answers the kernel. Its work in the background ends with ctx.
 func newFileSystem(ctx context.Context, o Options) *fileSystem {
-	root := newNode(blobcache.Entry{Dir: true})
+	root, odd := newNode(blobcache.Entry{Dir: true}), newOdd(o.Log)
 	v := &view{
-		cont: o.Container, prefix: blob.Prefix(o.Container), cache: o.Cache, names: blobcache.NewNames(ctx, o.Container, o.Timeout), nodes: newTable(root),
-		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode, o.NoPosixMetadata}, types: o.ContentTypes, timeout: o.Timeout, started: time.Now(), log: o.Log,
+		cont: o.Container, prefix: blob.Prefix(o.Container), cache: o.Cache, names: blobcache.NewNames(ctx, watched{o.Container, odd}, o.Timeout), nodes: newTable(root),
+		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode, o.NoPosixMetadata}, types: o.ContentTypes, odd: odd, timeout: o.Timeout, started: time.Now(), log: o.Log,
 	}
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,

@@ -43,6 +43,7 @@ type Status struct {
 	Evicted     int64  `json:"evicted"`     // versions that this mount removed from the cache to make room
 	Nodes       int    `json:"nodes"`       // files and directories that the kernel knows, or that are open or not saved
 	Hidden      int64  `json:"hidden"`      // blobs that the last listings left out: no path can express their names
+	Shadowed    int64  `json:"shadowed"`    // directories that were seen to hide a blob of their name, up to 65,536
 
 	UnsavedFiles int       `json:"unsaved_files"` // files that the service does not have all of
 	UnsavedBytes int64     `json:"unsaved_bytes"` // their sizes
@@ -100,6 +101,7 @@ func (fs *fileSystem) report() Status {
 	c := fs.cache.Statistics()
 	s.CacheSize, s.CacheUsed, s.Evicted = c.Limit, c.Bytes, c.Evicted
 	s.Nodes, s.Hidden = fs.nodes.size(), fs.names.Hidden()
+	s.Shadowed = fs.odd.countShadowed()
 	s.addUnsaved(fs.cache.Unsaved())
 	return s
 }

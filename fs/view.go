@@ -24,6 +24,7 @@ type view struct {
 	moves    moves
 	defaults Defaults
 	types    ContentTypes
+	odd      *odd
 	timeout  time.Duration // blob-cache timeout
 	started  time.Time
 	log      *slog.Logger

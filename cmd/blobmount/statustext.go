@@ -70,6 +70,9 @@ func writeMount(w io.Writer, path string, s *fs.Status, now time.Time) error {
 	if s.Hidden > 0 {
 		line("not shown", "%d blobs, whose names no path can express", s.Hidden)
 	}
+	if s.Shadowed > 0 {
+		line("not shown", "%d blobs, beside directories of their names", s.Shadowed)
+	}
 	if s.UnsavedFiles == 0 {
 		line("not saved", "nothing")
 		return t.Flush()
