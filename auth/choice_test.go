@@ -88,6 +88,10 @@ func TestMethods(t *testing.T) {
 		{"a variable chooses in the environment", Auto, env{envKey: planted, envSAS: goodSAS, "AZURE_STORAGE_AUTH_TYPE": "SAS"}, nil, nil, "SAS token from environment " + envSAS},
 		{"a variable does not choose in a directory", Auto, env{"AZURE_STORAGE_AUTH_MODE": "login"}, dir, nil, "account key from secret file DIR/account_key"},
 		{"a flag wins over a variable", Key, env{envKey: planted, "AZURE_STORAGE_AUTH_MODE": "login"}, nil, nil, "account key from environment " + envKey},
+		{"a flag wins over a variable that cannot be followed", Key, env{envKey: planted, "AZCOPY_AUTO_LOGIN_TYPE": "DEVICE"}, nil, nil, "account key from environment " + envKey},
+		{"so does a directory", Auto, env{"AZCOPY_AUTO_LOGIN_TYPE": "DEVICE"}, dir, nil, "account key from secret file DIR/account_key"},
+		{"nothing wins over it in the environment", Auto, env{envKey: planted, "AZCOPY_AUTO_LOGIN_TYPE": "DEVICE"}, nil, nil,
+			"environment AZCOPY_AUTO_LOGIN_TYPE asks for a kind of credential that blobmount does not have: use one of azcli, msi, spn, workload, or unset it"},
 		{"a variable chooses what is not there", Auto, env{"AZURE_STORAGE_AUTH_MODE": "key"}, nil, nil, "there is no account key or SAS token, which environment AZURE_STORAGE_AUTH_MODE asks for"},
 		{"login of a variable", Auto, env{envKey: planted, "AZURE_STORAGE_AUTH_MODE": "login"}, nil, nil, "identity from azidentity's default chain"},
 

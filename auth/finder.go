@@ -80,14 +80,14 @@ func (f *finder) part(k Kind, v value) (value, bool) {
 
 // methodAt returns the kind of credential that is wanted of a place, and who wants it. A variable does not speak about
 // what comes before the environment.
-func (f *finder) methodAt(p place) (m Method, from string) {
+func (f *finder) methodAt(p place) (m Method, from string, err error) {
 	if f.Auth != Auto {
-		return f.Auth, "--auth=" + string(f.Auth)
+		return f.Auth, "--auth=" + string(f.Auth), nil
 	}
 	if v, ok := f.first(MethodWord); ok && p == inEnvironment {
-		return v.method, v.source.String()
+		return v.method, v.source.String(), v.refuse
 	}
-	return Auto, ""
+	return Auto, "", nil
 }
 
 // credential makes the credential of the first group that has one.
@@ -101,7 +101,10 @@ func (f *finder) credential() (Found, error) {
 	}
 	var half error // a part of a credential, in a group that has no other
 	for p := range placeCount {
-		m, _ := f.methodAt(p)
+		m, _, err := f.methodAt(p)
+		if err != nil {
+			return Found{}, err
+		}
 		for g := range groupCount {
 			if v, ok := f.get(p, g, AnonymousWord); ok && m == Auto && v.secret.Reveal() == "true" {
 				return f.locate(Found{Origin: "anonymous access from " + v.source.String()}, false)
@@ -167,7 +170,10 @@ func (f *finder) forChain(v value, m Method) bool {
 
 // lastResort is for when no name says anything about a credential.
 func (f *finder) lastResort() (Found, error) {
-	m, from := f.methodAt(inEnvironment)
+	m, from, err := f.methodAt(inEnvironment)
+	if err != nil {
+		return Found{}, err
+	}
 	switch m {
 	case Auto, Login:
 		return f.defaultChain()

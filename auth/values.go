@@ -28,6 +28,7 @@ type value struct {
 	secret Secret
 	source Source
 	method Method // of a MethodWord
+	refuse error  // why a MethodWord cannot be followed
 	needed bool
 }
 
@@ -169,11 +170,10 @@ func (v *value) normalise(rows []row) error {
 		}
 	case MethodWord:
 		i := slices.IndexFunc(rows, func(r row) bool { return r.name == v.source.name })
-		m, err := methodOf(rows[i], text)
-		if err != nil {
-			return err
+		// It is refused when it is followed, and not when --auth or a secret directory comes before it.
+		if v.method, v.refuse = methodOf(rows[i], text); v.refuse == nil {
+			text = string(v.method)
 		}
-		v.method, text = m, string(m)
 	case unsupported:
 		i := slices.IndexFunc(rows, func(r row) bool { return strings.EqualFold(r.name, filepath.Base(v.source.name)) })
 		return fmt.Errorf("%s is not supported: %s", v.source, rows[i].advice)
