@@ -3,9 +3,12 @@ package auth
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -365,13 +368,28 @@ func TestTokenError(t *testing.T) {
 	if !errors.As(err, &te) || te.Rejected || err.Error() != "no token from the identity from somewhere" {
 		t.Errorf("error is %v", err)
 	}
-	n = named{TokenCredential: fixedToken{&azidentity.AuthenticationFailedError{}}, origin: "service principal from somewhere"}
-	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || !te.Rejected {
-		t.Errorf("error is %v", err)
+	refused := &azidentity.AuthenticationFailedError{RawResponse: &http.Response{StatusCode: 401, Body: io.NopCloser(strings.NewReader(
+		`{"error":"invalid_client","error_description":"AADSTS7000222: ...","error_codes":[7000222]}`))}}
+	n = named{TokenCredential: fixedToken{refused}, origin: "service principal from somewhere"}
+	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || !te.Rejected || te.Temporary() ||
+		te.Reason != "invalid_client, AADSTS7000222" || !strings.Contains(te.Advice, "expired") {
+		t.Errorf("error is %v: %+v", err, te)
 	}
-	n.chain = true
-	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || te.Rejected {
+	n.chain, n.settled = true, new(atomic.Bool)
+	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || te.Rejected || te.Reason != "" {
 		t.Errorf("error of the chain is %v", err)
+	}
+	n.TokenCredential = fixedToken{}
+	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); err != nil {
+		t.Error(err)
+	}
+	n.TokenCredential = fixedToken{refused}
+	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || !te.Rejected {
+		t.Errorf("error of the member that the chain has found is %v", err)
+	}
+	refused.RawResponse = &http.Response{StatusCode: 503, Body: http.NoBody}
+	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || te.Rejected || !te.Temporary() {
+		t.Errorf("error of a failing service is %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
@@ -22,12 +24,14 @@ func (f *finder) clientOptions(endpoint string) (azcore.ClientOptions, authority
 		return azcore.ClientOptions{}, a, err
 	}
 	f.note("authority", a.host)
-	return azcore.ClientOptions{Transport: client, Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: a.host}}, a, nil
+	return azcore.ClientOptions{
+		Transport: client, Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: a.host}, PerRetryPolicies: []policy.Policy{observer{}},
+	}, a, nil
 }
 
 // withToken completes what was found by a credential that gives tokens.
 func (f *finder) withToken(found Found, token azcore.TokenCredential, chain bool) Found {
-	n := named{TokenCredential: token, origin: found.Origin, chain: chain}
+	n := named{TokenCredential: token, origin: found.Origin, chain: chain, settled: new(atomic.Bool)}
 	if v, ok := f.first(Audience); ok {
 		n.scope = strings.TrimRight(f.take(v).secret.Reveal(), "/") + "/.default"
 	}
@@ -69,6 +73,9 @@ func (f *finder) servicePrincipal(v value) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
+	// Whoever needs the token repeats its request, see TokenError.Temporary. With azidentity's three repetitions in each of
+	// those, a wrong host would be noticed late.
+	options.Retry.MaxRetries = -1
 	tenant, client := parts[TenantID], parts[ClientID]
 	var token azcore.TokenCredential
 	switch v.kind {
@@ -129,12 +136,12 @@ func assertion(v value) func(context.Context) (string, error) {
 		return func(context.Context) (string, error) { return v.secret.Reveal(), nil }
 	}
 	path := v.secret.Reveal()
-	return func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
 		data, found, _, err := ReadFile("federated token file", path)
 		if err == nil && !found {
 			err = fmt.Errorf("there is no file %s, which %s names", path, v.source)
 		}
-		return strings.TrimSpace(data.Reveal()), err
+		return strings.TrimSpace(data.Reveal()), failed(ctx, err)
 	}
 }
 

@@ -52,9 +52,18 @@ func newAccess(cred Credential) (*access, error) {
 	}
 	if cred.Token != nil {
 		a.token = tokenSource{cred.Token}
-		a.bearer = runtime.NewBearerTokenPolicy(a.token, []string{storageScope}, nil)
+		a.bearer = runtime.NewBearerTokenPolicy(a.token, []string{storageScope}, &policy.BearerTokenOptions{
+			AuthorizationHandler: policy.AuthorizationHandler{OnChallenge: anotherToken},
+		})
 	}
 	return a, nil
+}
+
+// anotherToken answers the challenge of a service that does not take the token, by one that was not used before: it may
+// have ended earlier than was said, or the clocks differ. The request is then sent again, once.
+func anotherToken(_ *policy.Request, refused *http.Response, authorize func(policy.TokenRequestOptions) error) error {
+	_, _ = runtime.Payload(refused) // a body that nobody has read keeps its slot
+	return authorize(policy.TokenRequestOptions{Scopes: []string{storageScope}})
 }
 
 // SetCredential replaces the credential. Requests that are under way go on; the next try of each operation uses the new

@@ -3,16 +3,21 @@ package azure
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
@@ -274,5 +279,126 @@ func TestRenewsForTokens(t *testing.T) {
 	refusedToken := &credentialError{&notSent{}}
 	if !rejected(nil, refusedToken) || rejected(nil, &credentialError{errors.New("no route")}) || rejected(nil, &notSent{}) {
 		t.Error("only what the identity service refuses for good is a refused credential")
+	}
+}
+
+// tokens gives another token each time, which says that it holds for an hour, unless fail has an error.
+type tokens struct {
+	given atomic.Int64
+	fail  func(n int64) error
+}
+
+func (k *tokens) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	n := k.given.Add(1)
+	if k.fail != nil {
+		if err := k.fail(n); err != nil {
+			return azcore.AccessToken{}, err
+		}
+	}
+	return azcore.AccessToken{Token: fmt.Sprint("token", n), ExpiresOn: time.Now().Add(time.Hour)}, nil
+}
+
+// secure serves https, and takes one token.
+func secure(t *testing.T, good *atomic.Value, k *tokens) *Container {
+	t.Helper()
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.Method == http.MethodPut && len(body) != 300_000 {
+			t.Errorf("body of %d bytes, %v", len(body), err)
+		}
+		if r.Header.Get("Authorization") != good.Load() {
+			w.Header().Set("WWW-Authenticate", "Bearer authorization_uri=https://login.microsoftonline.com/x/oauth2/authorize resource_id=https://storage.azure.com")
+			refuse(w, r, http.StatusUnauthorized, "InvalidAuthenticationInfo", "")
+			return
+		}
+		if r.Method == http.MethodPut {
+			created(w)
+			return
+		}
+		w.Header().Set("ETag", `"1"`)
+		w.Header().Set("Last-Modified", "Sat, 21 Nov 2026 20:50:52 GMT")
+		_, _ = io.WriteString(w, "content")
+	}))
+	t.Cleanup(s.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	c, err := New(Config{URL: s.URL + "/account/container", Credential: Credential{Token: k}, RetryFor: time.Minute,
+		Transport: TransportConfig{RootCAs: roots, MaxConnections: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// A token that the service does not take any more is replaced before anybody sees an error, with the whole body, and
+// without a connection that stays in use: there is only one.
+func TestTokenEndsEarly(t *testing.T) {
+	var good atomic.Value
+	good.Store("Bearer token1")
+	k := &tokens{}
+	c := secure(t, &good, k)
+	for n := int64(1); n <= 3; n++ {
+		good.Store(fmt.Sprint("Bearer token", n))
+		if err := c.StageBlock(t.Context(), "a", "id", bytes.NewReader(make([]byte, 300_000)), 300_000); err != nil {
+			t.Fatalf("with token %d: %v", n, err)
+		}
+		if k.given.Load() != n {
+			t.Errorf("%d tokens were asked for, want %d", k.given.Load(), n)
+		}
+	}
+	for n := int64(4); n <= 5; n++ {
+		good.Store(fmt.Sprint("Bearer token", n))
+		r, err := c.ReadAt(t.Context(), "a", 0, 7, blob.Condition{})
+		if err != nil {
+			t.Fatalf("with token %d: %v", n, err)
+		}
+		if text, err := io.ReadAll(r); err != nil || string(text) != "content" {
+			t.Errorf("%q, %v", text, err)
+		}
+		r.Close()
+	}
+	good.Store("none")
+	before := k.given.Load()
+	if _, err := c.Properties(t.Context(), "a", blob.Condition{}); !blob.Is(err, blob.Unauthenticated) || k.given.Load() != before+1 {
+		t.Errorf("%v after %d more tokens, want Unauthenticated after 1", err, k.given.Load()-before)
+	}
+}
+
+// passing is a failure of a credential that says that it may pass, and that a request must not be repeated, as azcore
+// says of all of them.
+type passing struct{ notSent }
+
+func (*passing) Temporary() bool { return true }
+
+// While tokens cannot be had, requests wait for them like for the service; then they are Unavailable, not refused.
+func TestTokenLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &tokens{fail: func(int64) error { return &passing{} }}
+		c, err := New(Config{URL: "https://127.0.0.1:1/account/container", Credential: Credential{Token: k}, RetryFor: 30 * time.Second,
+			Renew: func(context.Context) { t.Error("another credential was asked for") }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		began := time.Now()
+		_, err = c.Properties(t.Context(), "a", blob.Condition{})
+		if !blob.Is(err, blob.Unavailable) {
+			t.Errorf("got %v, want Unavailable", err)
+		}
+		if k.given.Load() < 5 || time.Since(began) < 15*time.Second || time.Since(began) > 30*time.Second {
+			t.Errorf("%d requests for tokens in %v, want some in almost 30 seconds", k.given.Load(), time.Since(began))
+		}
+	})
+	var good atomic.Value
+	good.Store("Bearer token3")
+	c := secure(t, &good, &tokens{fail: func(n int64) error {
+		if n < 3 {
+			return &passing{}
+		}
+		return nil
+	}})
+	if err := c.StageBlock(t.Context(), "a", "id", bytes.NewReader(make([]byte, 300_000)), 300_000); err != nil {
+		t.Error(err)
 	}
 }

@@ -149,6 +149,9 @@ func fail(ctx context.Context, op, name string, err error) error {
 	switch {
 	case errors.As(err, &token):
 		e.Code = blob.Unauthenticated
+		if token.temporary() {
+			e.Code = blob.Unavailable
+		}
 	case errors.As(err, &held):
 		e.Code = blob.Throttled
 	case errors.As(err, &lost), errors.As(err, &cert):
@@ -243,6 +246,13 @@ type credentialError struct{ err error }
 
 func (e *credentialError) Error() string { return "no token: " + e.err.Error() }
 func (e *credentialError) Unwrap() error { return e.err }
+
+// temporary reports whether the credential says of its own failure that it may pass, by a method of this name: where
+// tokens come from was not reached, or failed.
+func (e *credentialError) temporary() bool {
+	var t interface{ Temporary() bool }
+	return errors.As(e.err, &t) && t.Temporary()
+}
 
 // bodyError is a failure to read what is to be uploaded. Repeating the request would not help.
 type bodyError struct{ err error }

@@ -123,7 +123,7 @@ func rejected(resp *http.Response, err error) bool {
 	if err != nil {
 		var token *credentialError
 		var final interface{ NonRetriable() }
-		return errors.As(err, &token) && errors.As(err, &final)
+		return errors.As(err, &token) && !token.temporary() && errors.As(err, &final)
 	}
 	code := bloberror.Code(resp.Header.Get("x-ms-error-code"))
 	meaning, known := codes[code]
@@ -153,12 +153,15 @@ func (r *retrier) renewed(ctx context.Context, refused *access, resp *http.Respo
 // mayRepeat judges one try, and notes what it leaves open.
 func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 	if err != nil {
+		var token *credentialError
+		if errors.As(err, &token) && token.temporary() {
+			return true // azcore takes every failure to get a token for a final one
+		}
 		var final interface{ NonRetriable() }
 		var cert *tls.CertificateVerificationError
 		if errors.As(err, &final) || errors.As(err, &cert) {
 			return false
 		}
-		var token *credentialError
 		var dial *net.OpError
 		sent := !errors.As(err, &token) && (!errors.As(err, &dial) || dial.Op != "dial")
 		a.doubtful = a.doubtful || sent

@@ -31,8 +31,13 @@ const maxSkew = 15 * time.Minute
 // explain says what is wrong: what is the verb of what was tried, such as "list".
 func (v *validation) explain(what string, err error) string {
 	if token := new(auth.TokenError); errors.As(err, &token) {
-		if token.Rejected {
-			return fmt.Sprintf("%v: check tenant, client and secret (the log has the whole answer)", token)
+		switch {
+		case token.Rejected:
+			return fmt.Sprintf("%v: %s (the log has the whole answer)", token, token.Advice)
+		case token.Temporary():
+			return fmt.Sprintf("%v: check --authority-host, the network and the proxy, or use --skip-validation", token)
+		case token.Reason != "":
+			return token.Error()
 		}
 		return fmt.Sprintf("no usable credential was found: set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING, "+
 			"use --secret-dir, or --anonymous for public access (%v; the log has the reasons)", token)

@@ -134,8 +134,11 @@ func TestValidateExplains(t *testing.T) {
 		{"identity of another tenant", foundToken(), answer(blob.Unauthenticated, "InvalidAuthenticationInfo", 401), []string{"another tenant"}},
 		{"no identity", foundToken(), &blob.Error{Code: blob.Unauthenticated, Err: &auth.TokenError{Origin: "identity from azidentity's default chain", Err: errors.New("many\nlines")}},
 			[]string{"no usable credential was found", "--secret-dir", "no token from the identity"}},
-		{"identity is refused", foundToken(), &blob.Error{Code: blob.Unauthenticated, Err: &auth.TokenError{Origin: "service principal from x", Rejected: true, Err: errors.New("many\nlines")}},
-			[]string{"the identity service refused a token for the service principal from x", "check tenant"}},
+		{"identity is refused", foundToken(), &blob.Error{Code: blob.Unauthenticated, Err: &auth.TokenError{Origin: "service principal from x", Rejected: true,
+			Reason: "invalid_client, AADSTS7000222", Advice: "make a new one", Err: errors.New("many\nlines")}},
+			[]string{"the identity service refused a token for the service principal from x (invalid_client, AADSTS7000222): make a new one"}},
+		{"file of a token is missing", foundToken(), &blob.Error{Code: blob.Unauthenticated, Err: &auth.TokenError{Origin: "service principal from x", Reason: "there is no file /t"}},
+			[]string{"no token from the service principal from x: there is no file /t"}},
 
 		{"anonymous", foundNothing(), answer(blob.Forbidden, "", 403), []string{"not open to anonymous listing", "instead of --anonymous"}},
 		{"not public", foundNothing(), answer(blob.Unauthenticated, "NoAuthenticationInformation", 401), []string{"not open to anonymous access"}},

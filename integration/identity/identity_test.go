@@ -440,8 +440,8 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	must(t, w.Bearer(good.token))
-	if n := w.Used(); n[client] != 1 || len(n) != 1 {
-		t.Errorf("used %v", n)
+	if n := w.Used(); n[client] != 1 || len(n) != 1 || w.Ended() != 0 || w.Rejected() != 5 {
+		t.Errorf("used %v, %d ended, %d rejected", n, w.Ended(), w.Rejected())
 	}
 }
 

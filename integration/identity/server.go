@@ -76,6 +76,8 @@ type Server struct {
 	held     chan struct{} // closed when requests may go on; nil when none is held
 	requests map[Path]int
 	used     map[string]int
+	ends     map[int64]bool // Unix times
+	rejected int
 	secrets  map[string]bool
 }
 
@@ -102,7 +104,7 @@ func Start() (*Server, error) {
 	s := &Server{
 		ca: ca, key: random(32), header: text(random(24)), life: DefaultLife, stated: DefaultLife,
 		apps: map[string]*application{}, arcKeys: map[string]string{},
-		requests: map[Path]int{}, used: map[string]int{}, secrets: map[string]bool{},
+		requests: map[Path]int{}, used: map[string]int{}, ends: map[int64]bool{}, secrets: map[string]bool{},
 	}
 	s.secrets[s.header] = true
 	secure, err := net.Listen("tcp", "127.0.0.1:0")

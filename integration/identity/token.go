@@ -75,15 +75,17 @@ func (s *Server) Check(token string) (Claims, error) {
 	return c, reason("Signature validation failed. The token was not issued here.")
 }
 
-// Bearer is Check for the blob service, and notes the client ids whose tokens were good, see Used.
+// Bearer is Check for the blob service. It notes what came, see Used, Ended and Rejected.
 func (s *Server) Bearer(token string) error {
 	c, err := s.Check(token)
-	if err != nil {
-		return err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil {
+		s.rejected++
+		return err
+	}
 	s.used[c.Client]++
+	s.ends[c.ExpiresAt.Unix()] = true
 	return nil
 }
 
@@ -92,4 +94,24 @@ func (s *Server) Used() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.used)
+}
+
+// Ended returns at how many different times a token has expired that the blob service has seen while it was good.
+func (s *Server) Ended() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, n := time.Now().Unix(), 0
+	for end := range s.ends {
+		if end <= now {
+			n++
+		}
+	}
+	return n
+}
+
+// Rejected returns how many requests came to the blob service with a token that was not good.
+func (s *Server) Rejected() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rejected
 }
