@@ -1,12 +1,10 @@
 package blobcache
 
 import (
-	"cmp"
+	"container/list"
 	"context"
-	"maps"
 	"math/bits"
 	"path"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,53 +40,78 @@ func IsMarker(p *blob.Properties) bool {
 	return p.Size == 0 && strings.EqualFold(p.Metadata[MarkerKey], "true")
 }
 
+// Representable reports whether a path can have a segment: not empty, not "." or "..", at most 255 bytes (NAME_MAX of
+// Linux), and without NUL and slash.
+func Representable(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= 255 && !strings.ContainsAny(name, "\x00/")
+}
+
 // Names is what is known of the names in a container: attributes, listings, and what is not there. Knowledge is used
 // for the blob-cache timeout and then asked for again. Paths have no leading slash; the root is "". All methods may be
 // called in parallel. A change made here is seen by every call that begins after it, whatever request is under way.
+//
+// What was listed is kept packed (see packed), within a bound of memory; the directories that were not used for longest
+// are forgotten first. Only what the service does not have yet is never forgotten.
 type Names struct {
-	ctx     context.Context
+	ctx     context.Context // of requests that several may wait for
 	cont    blob.Container
 	timeout time.Duration // negative: never ask again
+	limit   int64         // bytes of memory
 	now     func() time.Time
 
 	hidden atomic.Int64     // blobs that no path can express, as of the last listing of each directory
 	sizes  [65]atomic.Int64 // blobs in the listings so far, by the number of bits of their size
 
-	mu   sync.Mutex // guards what is below
-	seq  uint64     // counts our own changes
-	dirs map[string]*dirNames
+	mu  sync.Mutex // guards what is below, and all fields of dirNames, listing and walk that do not say otherwise
+	seq uint64     // counts our own changes
+	// lastDrop is seq when all knowledge of a directory was dropped last.
+	lastDrop uint64
+	dirs     map[string]*dirNames
+	recent   *list.List // of *dirNames, the one that was used last at the front
+	used     int64      // bytes, as estimated
+	walks    []*walk
+	// unordered says that the service does not list names in the order of their bytes, so that there can be no walks.
+	unordered bool
 }
 
 // dirNames is what is known of one directory.
 type dirNames struct {
-	names map[string]known
-	// listed is when the directory was listed as a whole: what names lacks is not there. Zero: never.
-	listed  time.Time
-	listing *listing // under way, or nil
-	asked   int      // lookups that had to ask the service since the last listing
-	hidden  int64    // blobs that the last listing left out
-	// since is the change of ours with which knowledge begins: answers to questions from before it are not kept.
-	since uint64
+	path    string
+	place   *list.Element // in Names.recent
+	listing *listing      // nil: never listed
+	// over is what is known of single names: our own changes, and answers about one name. It counts where it is newer
+	// than the listing.
+	over  map[string]known
+	asked int // lookups that had to ask the service since the last listing
+	// changes counts what may have changed the names that a reader shows, beside the listing.
+	changes uint64
 }
 
 // known is what is known of one name.
 type known struct {
 	Entry
 	exists bool
-	at     time.Time // when it was true
-	seq    uint64    // our change that made it so; 0: the service said so
+	// ask says that nothing is known: the name has to be asked for.
+	ask bool
+	at  time.Time // when it was true
+	seq uint64    // our change that made it so; 0: the service said so
+	// stray is the listing in which it came out of order, nil if in none: its parts do not know it.
+	stray *listing
 }
 
-// listing is a request that several may wait for.
-type listing struct {
-	done chan struct{}
-	err  error
-}
+// Estimates of memory, in bytes.
+const (
+	dirOverhead  = 700 // a directory with a listing that is empty
+	overOverhead = 700 // an entry of over
+)
 
 // NewNames returns an empty Names. timeout is the blob-cache timeout; a negative one means for ever, 0 means to ask
-// each time. Listings in the background end with ctx.
-func NewNames(ctx context.Context, c blob.Container, timeout time.Duration) *Names {
-	return &Names{ctx: ctx, cont: c, timeout: timeout, now: time.Now, dirs: map[string]*dirNames{}}
+// each time. memory bounds what is kept, in bytes. Requests for several callers end with ctx.
+func NewNames(ctx context.Context, c blob.Container, timeout time.Duration, memory int64) *Names {
+	return &Names{
+		ctx: ctx, cont: c, timeout: timeout, limit: memory, now: time.Now,
+		dirs: map[string]*dirNames{}, recent: list.New(),
+	}
 }
 
 // forever is what the kernel is told for a timeout without end.
@@ -108,37 +131,70 @@ func split(p string) (dir, name string) {
 	return strings.TrimSuffix(dir, "/"), name
 }
 
+// dir returns what is known of a directory, and notes that it was used. n.mu is held.
 func (n *Names) dir(p string) *dirNames {
 	d := n.dirs[p]
 	if d == nil {
-		d = &dirNames{names: map[string]known{}}
+		d = &dirNames{path: p, over: map[string]known{}}
+		d.place = n.recent.PushFront(d)
 		n.dirs[p] = d
+		n.grow(dirOverhead + int64(len(p)))
 	}
+	n.recent.MoveToFront(d.place)
 	return d
 }
 
-// peek returns what is known, whether anything is, and for how long it may be used. n.mu is held.
+// set stores what is known of a single name. n.mu is held.
+func (n *Names) set(d *dirNames, name string, k known) {
+	if old, ok := d.find(name); ok && (old.exists != k.exists || old.Dir != k.Dir) || !ok && k.exists {
+		d.changes++
+	}
+	if _, ok := d.over[name]; !ok {
+		n.grow(overOverhead + int64(len(name)))
+	}
+	d.over[name] = k
+}
+
+// peek returns what is known, whether anything is, and for how long it may be used. What may not be used any more is
+// returned too: it serves to ask conditionally. n.mu is held.
 func (n *Names) peek(p string) (k known, ok bool, left time.Duration) {
 	dir, name := split(p)
 	d := n.dirs[dir]
 	if d == nil {
 		return known{}, false, 0
 	}
-	if k, ok = d.names[name]; ok {
-		if k.Pending {
-			return k, true, max(n.left(n.now()), 0)
-		}
-		if left = n.left(k.at); left > 0 {
-			return k, true, left
-		}
-		return k, false, 0
+	n.recent.MoveToFront(d.place)
+	k, covered := d.find(name)
+	switch {
+	case k.Pending:
+		return k, true, max(n.left(n.now()), 0)
+	case k.ask || !covered:
+		return known{}, false, 0
 	}
-	if !d.listed.IsZero() {
-		if left = n.left(d.listed); left > 0 {
-			return known{}, true, left
+	if left = n.left(k.at); left > 0 {
+		return k, true, left
+	}
+	return k, false, 0
+}
+
+// find returns the newest knowledge of a name in a directory, and whether there is any. Names.mu is held.
+func (d *dirNames) find(name string) (known, bool) {
+	one, single := d.over[name]
+	if single && one.Pending {
+		return one, true
+	}
+	if d.listing != nil {
+		if part := d.listing.part(name); part != nil && (!single || d.listing.after(part, one)) {
+			e, there := part.find(d.path, name)
+			return known{Entry: e, exists: there, at: part.at}, true
 		}
 	}
-	return known{}, false, 0
+	return one, single
+}
+
+// after reports whether a part of a listing is newer than what is known of a single name.
+func (l *listing) after(p *packed, k known) bool {
+	return k.stray != l && k.seq <= p.seq && !k.at.After(p.at)
 }
 
 // Lookup returns what a path stands for, and for how long the answer may be used. When there is nothing, the error
@@ -147,6 +203,9 @@ func (n *Names) peek(p string) (k known, ok bool, left time.Duration) {
 func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, error) {
 	n.mu.Lock()
 	k, ok, left := n.peek(p)
+	if !ok && n.waitListing(ctx, p) {
+		k, ok, left = n.peek(p)
+	}
 	before := n.seq
 	var d *dirNames
 	if !ok {
@@ -170,19 +229,43 @@ func (n *Names) Lookup(ctx context.Context, p string) (Entry, time.Duration, err
 // 5,000 names then.
 const listAfter = 3
 
-// noteAsk counts a lookup that has to ask, and lists the directory in the background when there were several. It returns
-// what is known of the directory. n.mu is held.
+// noteAsk counts a lookup that has to ask. After several each brings a page of the directory in the background: not more,
+// since it may be a directory of millions, of which a program opens four. It returns what is known of the directory.
+// n.mu is held.
 func (n *Names) noteAsk(p string) *dirNames {
 	dir, _ := split(p)
 	d := n.dir(dir)
-	if d.asked++; d.asked != listAfter || n.timeout == 0 || d.listing != nil {
+	if d.asked++; d.asked < listAfter || n.timeout == 0 {
 		return d
 	}
-	go func() {
-		// A failure is not lost: the lookups themselves ask too, and report theirs.
-		_, _ = n.List(n.ctx, dir, false)
-	}()
+	l := d.listing
+	if l == nil || !n.usable(l) {
+		l = n.newListing(d)
+		l.lookups = true
+	}
+	if !l.done && l.walk == nil {
+		n.start(l) // a failure is not lost: the lookups ask too, and report theirs
+	}
 	return d
+}
+
+// waitListing waits for the first page of a directory when it is on its way for the sake of lookups: most probably it has
+// the name. It reports whether it has waited. n.mu is held, but not meanwhile.
+func (n *Names) waitListing(ctx context.Context, p string) bool {
+	dir, _ := split(p)
+	d := n.dirs[dir]
+	if d == nil || d.listing == nil || !d.listing.lookups || d.listing.busy == nil || len(d.listing.parts) > 0 {
+		return false
+	}
+	busy := d.listing.busy
+	n.mu.Unlock()
+	defer n.mu.Lock()
+	select {
+	case <-busy:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Known returns what is known of a path without asking, and for how long it may be used, which may be 0. It reports
@@ -234,7 +317,7 @@ func (n *Names) ask(ctx context.Context, p string, old known) (known, error) {
 		case IsMarker(&a.props):
 			k.Dir, k.Marker = true, true
 		case below:
-			k.Shadowed, k.Properties = true, blob.Properties{}
+			k.Entry = Entry{Dir: true, Shadowed: true}
 		}
 	}
 	return k, nil
@@ -263,202 +346,19 @@ func (n *Names) learn(d *dirNames, p string, k known, asked uint64) (known, time
 	dir, name := split(p)
 	cur := n.dirs[dir]
 	if cur != nil {
-		if now, ok := cur.names[name]; ok && now.Pending {
-			return now, max(n.left(n.now()), 0)
-		} else if ok && now.seq > asked {
+		if now, ok := cur.over[name]; ok && (now.Pending || now.seq > asked) {
+			if now.ask {
+				return k, 0
+			}
 			return now, max(n.left(now.at), 0)
 		}
 	}
-	if cur != d || asked < d.since {
+	if cur != d {
 		return k, 0
 	}
-	d.names[name] = k
+	n.set(d, name, k)
+	n.shrink()
 	return k, max(n.left(k.at), 0)
-}
-
-// List returns the entries of a directory, sorted by the bytes of their names, from what is known if that is not
-// older than the timeout. fresh makes it ask in any case. The result is the caller's.
-func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, error) {
-	n.mu.Lock()
-	for {
-		d := n.dir(dir)
-		if !fresh && !d.listed.IsZero() && n.left(d.listed) > 0 {
-			out := d.entries()
-			n.mu.Unlock()
-			return sorted(out), nil
-		}
-		l := d.listing
-		if l == nil || fresh {
-			l = &listing{done: make(chan struct{})}
-			d.listing = l
-			before := n.seq
-			n.mu.Unlock()
-			names, hidden, at, err := n.fetch(ctx, dir)
-			n.mu.Lock()
-			if d.listing == l {
-				d.listing = nil
-			}
-			l.err = err
-			close(l.done)
-			if err != nil {
-				n.mu.Unlock()
-				return nil, err
-			}
-			if n.dirs[dir] == d && before >= d.since {
-				n.hidden.Add(hidden - d.hidden)
-				d.hidden = hidden
-			} else {
-				// We changed more than single names meanwhile. It is good for the one who asked before that.
-				d = &dirNames{names: maps.Clone(n.dir(dir).names)}
-			}
-			d.merge(names, at, before)
-			out := d.entries()
-			n.mu.Unlock()
-			return sorted(out), nil
-		}
-		n.mu.Unlock()
-		select {
-		case <-l.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		n.mu.Lock()
-		if l.err == nil && n.timeout == 0 {
-			// It was begun before we asked, but it is not older than the call that began it; ask ourselves.
-			fresh = true
-		}
-	}
-}
-
-// HasOther reports whether the service has anything in a directory but the names given: from what is known if that is not
-// older than the timeout, else by a listing of two names more than given, however many there are.
-func (n *Names) HasOther(ctx context.Context, dir string, names ...string) (bool, error) {
-	n.mu.Lock()
-	if d := n.dirs[dir]; d != nil && !d.listed.IsZero() && n.left(d.listed) > 0 {
-		defer n.mu.Unlock()
-		for other, k := range d.names {
-			if k.exists && !k.Pending && !slices.Contains(names, other) {
-				return true, nil
-			}
-		}
-		return false, nil
-	}
-	n.mu.Unlock()
-	prefix := dir + "/"
-	// Two: the directory's own marker of the other kind, "dir/", and one more.
-	o := blob.ListOptions{Prefix: prefix, Delimiter: "/", MaxResults: len(names) + 2}
-	for {
-		page, err := n.cont.List(ctx, o)
-		if err != nil {
-			return false, err
-		}
-		for _, b := range page.Blobs {
-			if other := b.Name[len(prefix):]; other != "" && !slices.Contains(names, other) {
-				return true, nil
-			}
-		}
-		for _, p := range page.Prefixes {
-			if !slices.Contains(names, strings.TrimSuffix(p[len(prefix):], "/")) {
-				return true, nil
-			}
-		}
-		if page.Next == "" {
-			return false, nil
-		}
-		o.Marker = page.Next
-	}
-}
-
-// merge makes a listing that was begun at before the knowledge of a directory. Our own later changes stay, and so do
-// later answers: a version that was seen must not be followed by an older one. Names.mu is held.
-func (d *dirNames) merge(names map[string]known, at time.Time, before uint64) {
-	for name, k := range d.names {
-		if k.seq > before || k.Pending || k.at.After(at) {
-			names[name] = k
-		}
-	}
-	d.names, d.listed, d.asked = names, at, 0
-}
-
-// entries returns what is there, in any order. Names.mu is held.
-func (d *dirNames) entries() []Named {
-	out := make([]Named, 0, len(d.names))
-	for name, k := range d.names {
-		if k.exists {
-			out = append(out, Named{name, k.Entry})
-		}
-	}
-	return out
-}
-
-// sorted sorts entries by the bytes of their names. It is called without the lock, since a directory may be large.
-func sorted(entries []Named) []Named {
-	slices.SortFunc(entries, func(a, b Named) int { return cmp.Compare(a.Name, b.Name) })
-	return entries
-}
-
-// fetch lists a directory in the service. It returns how many blobs no path can express, and when it began.
-func (n *Names) fetch(ctx context.Context, dir string) (names map[string]known, hidden int64, at time.Time, err error) {
-	at = n.now()
-	names = map[string]known{}
-	prefix := dir + "/"
-	if dir == "" {
-		prefix = ""
-	}
-	o := blob.ListOptions{Prefix: prefix, Delimiter: "/"}
-	for {
-		page, err := n.cont.List(ctx, o)
-		if err != nil {
-			return nil, 0, at, err
-		}
-		for _, b := range page.Blobs {
-			name := b.Name[len(prefix):]
-			if name == "" {
-				continue // the directory's own marker of the other kind, "dir/"
-			}
-			if !Representable(name) {
-				hidden++
-				continue
-			}
-			k := names[name]
-			marker := IsMarker(&b)
-			switch {
-			case marker:
-				k.Dir, k.Marker, k.Properties = true, true, b
-			case k.Dir:
-				k.Shadowed = true
-			default:
-				k.Properties = b
-				n.sizes[bits.Len64(uint64(b.Size))].Add(1)
-			}
-			k.exists, k.at = true, at
-			names[name] = k
-		}
-		for _, p := range page.Prefixes {
-			name := strings.TrimSuffix(p[len(prefix):], "/")
-			if !Representable(name) {
-				hidden++
-				continue
-			}
-			k := names[name]
-			if k.exists && !k.Dir {
-				k.Shadowed, k.Properties = true, blob.Properties{}
-			}
-			k.exists, k.Dir, k.at = true, true, at
-			names[name] = k
-		}
-		if page.Next == "" {
-			break
-		}
-		o.Marker = page.Next
-	}
-	return names, hidden, at, nil
-}
-
-// Representable reports whether a path can have a segment: not empty, not "." or "..", at most 255 bytes (NAME_MAX of
-// Linux), and without NUL and slash.
-func Representable(name string) bool {
-	return name != "" && name != "." && name != ".." && len(name) <= 255 && !strings.ContainsAny(name, "\x00/")
 }
 
 // Set tells of a change made here: the path now stands for e.
@@ -472,40 +372,36 @@ func (n *Names) Remove(p string) {
 	n.mu.Unlock()
 }
 
-// drop forgets what is known of a directory. Answers that are on their way are not kept. n.mu is held.
-func (n *Names) drop(p string) {
-	if d := n.dirs[p]; d != nil {
-		n.hidden.Add(-d.hidden)
-		delete(n.dirs, p)
-	}
-}
-
 func (n *Names) change(p string, k known) {
 	dir, name := split(p)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.seq++
 	k.seq, k.at = n.seq, n.now()
-	n.dir(dir).names[name] = k
+	n.set(n.dir(dir), name, k)
+	n.shrink()
 }
 
 // SetEmpty tells that a directory was made here, so that nothing is in it.
 func (n *Names) SetEmpty(dir string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.seq++
 	n.drop(dir)
-	n.dirs[dir] = &dirNames{names: map[string]known{}, listed: n.now()}
+	n.complete(n.newListing(n.dir(dir)), n.now(), n.seq)
 }
 
-// Forget drops what is known of one path, so that it is asked for.
+// Forget drops what is known of one path, so that it is asked for, and so that its directory is listed again.
 func (n *Names) Forget(p string) {
 	dir, name := split(p)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.seq++
 	if d := n.dirs[dir]; d != nil {
-		delete(d.names, name)
-		d.listed, d.since = time.Time{}, n.seq
+		n.set(d, name, known{ask: true, seq: n.seq, at: n.now()})
+		if d.listing != nil {
+			d.listing.stale = true
+		}
 	}
 }
 
@@ -514,11 +410,50 @@ func (n *Names) ForgetTree(p string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.seq++
+	n.lastDrop = n.seq
 	for d := range n.dirs {
 		if d == p || strings.HasPrefix(d, p+"/") {
 			n.drop(d)
 		}
 	}
+	n.droppedInWalks(p)
+}
+
+// drop forgets what is known of a directory. Answers that are on their way are not kept. n.mu is held.
+func (n *Names) drop(p string) {
+	n.lastDrop = n.seq
+	n.droppedInWalks(p)
+	if d := n.dirs[p]; d != nil {
+		n.detach(d)
+	}
+}
+
+// detach takes away what is known of a directory. Who reads the listing goes on reading it. n.mu is held.
+func (n *Names) detach(d *dirNames) {
+	delete(n.dirs, d.path)
+	n.recent.Remove(d.place)
+	n.used -= d.size()
+	if d.listing != nil {
+		d.listing.kept = false
+		n.hidden.Add(-d.listing.hidden)
+	}
+}
+
+// size estimates the memory of what is known of a directory. Names.mu is held.
+func (d *dirNames) size() int64 {
+	s := dirOverhead + int64(len(d.path)) + d.overSize()
+	if d.listing != nil {
+		s += d.listing.bytes
+	}
+	return s
+}
+
+func (d *dirNames) overSize() int64 {
+	var s int64
+	for name := range d.over {
+		s += overOverhead + int64(len(name))
+	}
+	return s
 }
 
 // Sizes returns how many blobs of less than limit bytes, a power of two, were in the listings so far, and how many in all.

@@ -20,15 +20,6 @@ func (v *view) newMetadata(k kind, mode uint32, who caller) map[string]string {
 	return m
 }
 
-// list returns the entries of a directory for readdir.
-func (v *view) list(ctx context.Context, dir *node) ([]blobcache.Named, error) {
-	p, linked := v.nodes.path(dir)
-	if !linked {
-		return nil, nil // removed while it is open: empty
-	}
-	return v.names.List(ctx, p, false)
-}
-
 // mkdir makes a directory: a zero-length blob of its name that says so in its metadata.
 func (v *view) mkdir(ctx context.Context, dir *node, name string, mode uint32, who caller) (*node, error) {
 	p, err := v.placeNew(dir, name)
@@ -112,14 +103,11 @@ func (v *view) rmdir(ctx context.Context, dir *node, name string) error {
 
 // checkEmpty fails with ENOTEMPTY if there is anything in a directory.
 func (v *view) checkEmpty(ctx context.Context, p string) error {
-	entries, err := v.names.List(ctx, p, true)
-	if err != nil {
-		return err
-	}
-	if len(entries) > 0 {
+	empty, err := v.names.IsEmpty(ctx, p)
+	if err == nil && !empty {
 		return syscall.ENOTEMPTY
 	}
-	return nil
+	return err
 }
 
 // deleteMarkers deletes the blobs that stand for a directory: "p" with metadata, and "p/" of other tools.

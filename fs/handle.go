@@ -13,9 +13,8 @@ type handle struct {
 	file  *blobcache.File // nil for a directory
 	write bool
 
-	mu      sync.Mutex // guards what is below; directories only
-	entries []blobcache.Named
-	listed  bool
+	mu     sync.Mutex // guards what is below; directories only
+	reader *blobcache.Reader
 }
 
 // handles gives handles their numbers. All methods may be called in parallel.
@@ -47,16 +46,27 @@ func (t *handles) remove(id uint64) *handle {
 	return h
 }
 
-// listing returns the entries of an open directory as of the last time that reading began at its start.
-func (h *handle) listing(ctx context.Context, v *view, restart bool) ([]blobcache.Named, error) {
+// read calls yield with the entries of an open directory from a position on, as of the last time that reading began at its
+// start, and with the position after each.
+func (h *handle) read(ctx context.Context, v *view, pos int, yield func(e blobcache.Named, next int) bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.listed || restart {
-		entries, err := v.list(ctx, h.node)
-		if err != nil {
-			return nil, err
+	if h.reader == nil || pos == 0 {
+		p, linked := v.nodes.path(h.node)
+		if !linked {
+			return nil // removed while it is open: empty
 		}
-		h.entries, h.listed = entries, true
+		r, err := v.names.Open(ctx, p)
+		if err != nil {
+			return err
+		}
+		h.reader = r
 	}
-	return h.entries, nil
+	if err := h.reader.Read(ctx, pos, yield); err != nil {
+		return err
+	}
+	if pos == 0 {
+		h.node.setShown(h.reader.Stamp())
+	}
+	return nil
 }

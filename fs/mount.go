@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -37,6 +38,8 @@ type Options struct {
 	ContentTypes ContentTypes
 	// Timeout is the blob-cache timeout; negative means to never ask again, 0 to ask each time.
 	Timeout time.Duration
+	// NamesMemory bounds what is kept of names and attributes, in bytes; 0 means 64 MiB.
+	NamesMemory int64
 	// Open says how the kernel opens files.
 	Open OpenMode
 	// Prefetch is how many small files of a directory that is being walked through are fetched ahead at once; 0 turns
@@ -59,6 +62,8 @@ type Mounted struct {
 	fs     *fileSystem
 	done   chan struct{}
 }
+
+const defaultNamesMemory = 64 << 20
 
 // The sizes of the conversation with the kernel.
 const (
@@ -121,8 +126,10 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 func newFileSystem(ctx context.Context, o Options) *fileSystem {
 	root, odd := newNode(blobcache.Entry{Dir: true}), newOdd(o.Log)
 	v := &view{
-		cont: o.Container, prefix: blob.Prefix(o.Container), cache: o.Cache, names: blobcache.NewNames(ctx, watched{o.Container, odd}, o.Timeout), nodes: newTable(root),
-		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode, o.NoPosixMetadata}, types: o.ContentTypes, odd: odd, timeout: o.Timeout, started: time.Now(), log: o.Log,
+		cont: o.Container, prefix: blob.Prefix(o.Container), cache: o.Cache, nodes: newTable(root),
+		names:    blobcache.NewNames(ctx, watched{o.Container, odd}, o.Timeout, cmp.Or(o.NamesMemory, defaultNamesMemory)),
+		defaults: Defaults{o.UID, o.GID, o.FileMode, o.DirMode, o.NoPosixMetadata}, types: o.ContentTypes, odd: odd,
+		timeout: o.Timeout, started: time.Now(), log: o.Log,
 	}
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), view: v, readOnly: o.ReadOnly,
@@ -228,6 +235,14 @@ func (m *Mounted) answers(mountpoint string) error {
 		m.fs.log.Debug("kernel read-ahead stays as it is", "file", path, "error", err)
 	}
 	return nil
+}
+
+// nodeBytes is about what a node takes, in bytes.
+const nodeBytes = 1 << 10
+
+// Memory returns about how many bytes of the Go heap are in use for names and nodes.
+func (m *Mounted) Memory() int64 {
+	return m.fs.names.Memory() + int64(m.fs.nodes.size())*nodeBytes
 }
 
 // Wait returns when the file system is unmounted, by whomever.

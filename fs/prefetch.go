@@ -80,6 +80,9 @@ type walker struct {
 // maxWalks bounds the directories that are watched at once.
 const maxWalks = 16
 
+// maxListed bounds the files of one directory that may be fetched ahead: a list of 100,000 takes 50 MB.
+const maxListed = 100_000
+
 // defaultPrefetch is how many files are fetched ahead at once.
 const defaultPrefetch = 48
 
@@ -223,15 +226,20 @@ func (p *prefetcher) had(w *walker) bool {
 
 // list returns the small files of a directory.
 func (p *prefetcher) list(dir *node) ([]blobcache.Named, error) {
-	entries, err := p.v.list(p.ctx, dir)
+	path, linked := p.v.nodes.path(dir)
+	if !linked {
+		return nil, nil
+	}
+	r, err := p.v.names.Open(p.ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	files := entries[:0]
-	for _, e := range entries {
+	var files []blobcache.Named
+	err = r.Read(p.ctx, 0, func(e blobcache.Named, _ int) bool {
 		if kindOf(e.Entry) == kindFile && !e.Pending && e.Properties.Size > 0 && e.Properties.Size <= blobcache.SmallSize {
 			files = append(files, e)
 		}
-	}
-	return files, nil
+		return len(files) < maxListed
+	})
+	return files, err
 }

@@ -389,6 +389,14 @@ func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse
 	n := fs.nodes.get(in.NodeId)
 	fs.nodes.hold(n)
 	out.Fh = fs.handles.add(&handle{node: n})
+	if fs.timeout == 0 {
+		return fuse.OK
+	}
+	// The kernel keeps what it is shown, and needs no message to show it again while it is the same.
+	out.OpenFlags = fuse.FOPEN_CACHE_DIR
+	if path, linked := fs.nodes.path(n); linked && n.showed(fs.names.Stamp(path)) {
+		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	}
 	return fuse.OK
 }
 
@@ -426,30 +434,23 @@ func (fs *fileSystem) readDir(cancel <-chan struct{}, in *fuse.ReadIn, add func(
 	h := fs.handles.get(in.Fh)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	entries, err := h.listing(ctx, fs.view, in.Offset == 0)
-	if err != nil {
-		return fs.status("readdir", h.node, "", err)
+	for i := in.Offset; i < 2; i++ {
+		if !add(fuse.DirEntry{Name: ".."[:i+1], Mode: syscall.S_IFDIR, Ino: h.node.ino, Off: i + 1}, nil, "") {
+			return fuse.OK
+		}
 	}
 	prefix, _ := fs.nodes.path(h.node)
 	if prefix != "" {
 		prefix += "/"
 	}
-	for i := in.Offset; i < uint64(len(entries))+2; i++ {
-		if i < 2 {
-			if !add(fuse.DirEntry{Name: ".."[:i+1], Mode: syscall.S_IFDIR, Ino: h.node.ino, Off: i + 1}, nil, "") {
-				break
-			}
-			continue
-		}
-		e := &entries[i-2]
+	pos := int(max(in.Offset, 2)) - 2
+	err := h.read(ctx, fs.view, pos, func(e blobcache.Named, next int) bool {
 		path := prefix + e.Name
 		a := fs.defaults.attributesOf(kindOf(e.Entry), &e.Properties)
-		d := fuse.DirEntry{Name: e.Name, Mode: a.typ, Ino: fs.nodes.inode(h.node, e.Name, path), Off: i + 1}
-		if !add(d, h.node, path) {
-			break
-		}
-	}
-	return fuse.OK
+		d := fuse.DirEntry{Name: e.Name, Mode: a.typ, Ino: fs.nodes.inode(h.node, e.Name, path), Off: uint64(next) + 2}
+		return add(d, h.node, path)
+	})
+	return fs.status("readdir", h.node, "", err)
 }
 
 // sized answers a request for something whose length the caller may want to know first.

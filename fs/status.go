@@ -35,15 +35,19 @@ type Status struct {
 	Credential // as Options.Credential says
 
 	ReadOnly    bool   `json:"read_only"`
-	Open        string `json:"open"`        // auto as long as nothing was opened, then files or none
-	Passthrough bool   `json:"passthrough"` // the kernel reads cached files by itself
-	Memory      int64  `json:"memory"`      // bytes, the bound of all buffers
-	CacheSize   int64  `json:"cache_size"`  // bytes, the bound of cached data
-	CacheUsed   int64  `json:"cache_used"`  // bytes, of all mounts that use the cache directory
-	Evicted     int64  `json:"evicted"`     // versions that this mount removed from the cache to make room
-	Nodes       int    `json:"nodes"`       // files and directories that the kernel knows, or that are open or not saved
-	Hidden      int64  `json:"hidden"`      // blobs that the last listings left out: no path can express their names
-	Shadowed    int64  `json:"shadowed"`    // directories that were seen to hide a blob of their name, up to 65,536
+	Open        string `json:"open"`         // auto as long as nothing was opened, then files or none
+	Passthrough bool   `json:"passthrough"`  // the kernel reads cached files by itself
+	Memory      int64  `json:"memory"`       // bytes, the bound of all buffers
+	CacheSize   int64  `json:"cache_size"`   // bytes, the bound of cached data
+	CacheUsed   int64  `json:"cache_used"`   // bytes, of all mounts that use the cache directory
+	Evicted     int64  `json:"evicted"`      // versions that this mount removed from the cache to make room
+	Nodes       int    `json:"nodes"`        // files and directories that the kernel knows, or that are open or not saved
+	Names       int64  `json:"names"`        // names of which something is known
+	Directories int    `json:"directories"`  // directories of which something is known
+	NamesUsed   int64  `json:"names_used"`   // bytes of memory for them
+	NamesMemory int64  `json:"names_memory"` // bytes, the bound of that
+	Hidden      int64  `json:"hidden"`       // blobs that the last listings left out: no path can express their names
+	Shadowed    int64  `json:"shadowed"`     // directories that were seen to hide a blob of their name, up to 65,536
 
 	UnsavedFiles int       `json:"unsaved_files"` // files that the service does not have all of
 	UnsavedBytes int64     `json:"unsaved_bytes"` // their sizes
@@ -102,6 +106,8 @@ func (fs *fileSystem) report() Status {
 	s.CacheSize, s.CacheUsed, s.Evicted = c.Limit, c.Bytes, c.Evicted
 	s.Nodes, s.Hidden = fs.nodes.size(), fs.names.Hidden()
 	s.Shadowed = fs.odd.countShadowed()
+	names := fs.names.Statistics()
+	s.Names, s.Directories, s.NamesUsed, s.NamesMemory = names.Names, names.Directories, names.Bytes, names.Limit
 	s.addUnsaved(fs.cache.Unsaved())
 	return s
 }

@@ -20,6 +20,7 @@ type table struct {
 	last  uint64     // id
 	byID  map[uint64]*node
 	byIno map[uint64]*node
+	most  int // nodes at once since the maps were made, as far as shrink has seen
 }
 
 func newTable(root *node) *table {
@@ -183,8 +184,38 @@ func (t *table) reap(n *node) {
 		if t.byIno[n.ino] == n {
 			delete(t.byIno, n.ino)
 		}
+		t.shrink()
 		t.unlinkLocked(n)
 		n = n.parent
+	}
+}
+
+// shrinkAt is how many nodes there have to have been before the table makes its maps anew when most are gone: maps keep the
+// memory of what was deleted, about 100 bytes for each node.
+const shrinkAt = 1 << 16
+
+// shrink gives back memory when few nodes are left. t.mu is held.
+func (t *table) shrink() {
+	t.most = max(t.most, len(t.byID)+1)
+	if t.most < shrinkAt || len(t.byID) > t.most/16 {
+		return
+	}
+	byID, byIno := make(map[uint64]*node, len(t.byID)), make(map[uint64]*node, len(t.byIno))
+	for k, n := range t.byID {
+		byID[k] = n
+	}
+	for k, n := range t.byIno {
+		byIno[k] = n
+	}
+	t.byID, t.byIno, t.most = byID, byIno, len(byID)
+	for _, n := range byID {
+		if n.children != nil {
+			children := make(map[string]*node, len(n.children))
+			for k, c := range n.children {
+				children[k] = c
+			}
+			n.children = children
+		}
 	}
 }
 
