@@ -38,6 +38,7 @@ type Config struct {
 	CacheDir         string
 	CacheSize        sizeValue // 0: chosen by the free space
 	Memory           sizeValue // 0: chosen by the limit of memory
+	NamesMemory      sizeValue // 0: as Memory
 	BlockSize        sizeValue
 	BlobCacheTimeout secondsValue // negative: for ever
 	Open             wordValue
@@ -88,7 +89,7 @@ var sections = []section{
 	{"Ownership and modes of what has none of its own", []string{"uid", "gid", "file-mode", "dir-mode", "umask", "no-posix-metadata"}},
 	{"Storage account and credential", append(slices.Clone(credentialNames), "datastore", "skip-validation", "create-container", "retry-for")},
 	{"Writing", []string{"content-type", "write-back", "write-back-delay", "last-writer-wins", "leases", "convert-append-blobs", "drain-timeout"}},
-	{"Cache", []string{"cache-dir", "cache-size", "memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
+	{"Cache", []string{"cache-dir", "cache-size", "memory", "names-memory", "block-size", "blob-cache-timeout", "open", "passthrough", "prefetch"}},
 	{"Log", []string{"log-level", "log-format", "log-file", "core-dumps"}},
 	{"Other", []string{"help", "version"}},
 }
@@ -167,6 +168,7 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 		"blobmount below $XDG_CACHE_HOME or $HOME/.cache)")
 	f.Var(&c.CacheSize, "cache-size", "most bytes of cached data on disk (default: a fifth of the space that is free at the start, at most 100GiB)")
 	f.Var(&c.Memory, "memory", "most bytes of data in memory (default: a quarter of the memory of the machine or control group, at most 192MiB)")
+	f.Var(&c.NamesMemory, "names-memory", "most bytes of names and attributes in memory, about 100 for each file (default: as --memory)")
 	f.Var(&c.BlockSize, "block-size", "bytes of one block of a blob that is written; a blob has at most 50,000")
 	f.Var(&c.BlobCacheTimeout, "blob-cache-timeout", "how long names, sizes and times may be used without asking the service; "+
 		"0 asks at every open, none never asks again")
@@ -313,6 +315,7 @@ func (c *Config) complete(text, mountPoint string, f *pflag.FlagSet) error {
 	}{
 		{"block-size", c.BlockSize, blobcache.MinBlockSize, blob.MaxBlockSize},
 		{"memory", cmp.Or(c.Memory, blobcache.MinMemory), blobcache.MinMemory, 1 << 50},
+		{"names-memory", cmp.Or(c.NamesMemory, blobcache.MinNamesMemory), blobcache.MinNamesMemory, 1 << 50},
 		{"cache-size", cmp.Or(c.CacheSize, minCacheSize), minCacheSize, 1 << 60},
 	}
 	for _, s := range sizes {

@@ -43,7 +43,7 @@ func TestConfigDefaults(t *testing.T) {
 func TestOptionsAreFlags(t *testing.T) {
 	values := map[string]string{
 		"uid": "7", "gid": "8", "file-mode": "0600", "dir-mode": "0700", "umask": "027", "account-name": "acct1",
-		"endpoint": "https://blobs.example.com", "secret-dir": "/s", "cache-dir": "/c", "cache-size": "1GiB", "memory": "64MiB",
+		"endpoint": "https://blobs.example.com", "secret-dir": "/s", "cache-dir": "/c", "cache-size": "1GiB", "memory": "64MiB", "names-memory": "32MiB",
 		"block-size": "4MiB", "blob-cache-timeout": "none", "log-level": "debug", "log-format": "json", "log-file": "/l",
 		"cloud": "china", "auth": "msi", "tenant-id": "t", "client-id": "c", "object-id": "o", "resource-id": "/r", "client-certificate": "/cert",
 		"federated-token-file": "/token", "authority-host": "https://login.example.com", "ca-file": "/ca",

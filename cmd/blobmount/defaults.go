@@ -29,6 +29,9 @@ func (c *Config) fill(sys system, lookupEnv func(string) (string, bool)) error {
 	if c.Memory == 0 {
 		c.Memory = sizeValue(defaultMemory(memoryLimit(os.DirFS("/"))))
 	}
+	if c.NamesMemory == 0 {
+		c.NamesMemory = c.Memory
+	}
 	return nil
 }
 

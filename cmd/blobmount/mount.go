@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -60,6 +59,7 @@ type parts struct {
 	found      auth.Found // of the mount; see rotation
 	rotation   *rotation
 	lock       *daemonLock // nil before the mount was announced
+	heap       *heapLimit
 	log        *slog.Logger
 	logFile    *os.File // nil when the log goes to standard error
 	close      []func()
@@ -168,7 +168,8 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	if auth.Secondary(found.Endpoint) && !c.ReadOnly {
 		return p, fmt.Errorf("%s is the copy of an account in another region, which takes no writes: use --read-only", found.Endpoint)
 	}
-	limitMemory(int64(c.Memory), m.lookupEnv)
+	p.heap = newHeapLimit(int64(c.Memory), m.lookupEnv)
+	p.heap.follow(0)
 	p.cache, err = blobcache.Open(blobcache.Config{
 		Dir: c.CacheDir, Size: int64(c.CacheSize), Memory: int64(c.Memory), BlockSize: int64(c.BlockSize), Log: p.log,
 		WriteBack: writeBacks[c.WriteBack.word], Delay: time.Duration(c.WriteBackDelay),
@@ -287,7 +288,7 @@ func (m *mountCommand) mount(p *parts) (served, error) {
 		Container: p.container, Cache: p.cache, Source: c.Source.Verbatim,
 		ReadOnly: c.ReadOnly, AllowOther: c.AllowOther,
 		UID: c.UID.id, GID: c.GID.id, FileMode: file, DirMode: dir, NoPosixMetadata: c.NoPosixMetadata, ContentTypes: fs.NewContentTypes(c.ContentTypes),
-		Timeout: time.Duration(c.BlobCacheTimeout), MountOptions: c.KernelOptions, Log: p.log,
+		Timeout: time.Duration(c.BlobCacheTimeout), NamesMemory: int64(c.NamesMemory), MountOptions: c.KernelOptions, Log: p.log,
 		About: fs.Status{
 			Version: versionText(), PID: os.Getpid(), Source: c.Source.Verbatim, Account: p.found.Account,
 			CacheDir: c.CacheDir, BlobCacheTimeout: c.BlobCacheTimeout.String(), WriteBack: c.WriteBack.word,
@@ -300,6 +301,9 @@ func (m *mountCommand) mount(p *parts) (served, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount on %s: %w", p.mountPoint, err)
 	}
+	done := make(chan struct{})
+	go p.heap.run(mount.Memory, done)
+	p.close = append(p.close, func() { close(done) })
 	return mount, nil
 }
 
@@ -328,6 +332,7 @@ func (m *mountCommand) announce(p *parts) error {
 		"read_only", m.config.ReadOnly, "uid", m.config.UID.id, "gid", m.config.GID.id,
 		"file_mode", fmt.Sprintf("%04o", file), "dir_mode", fmt.Sprintf("%04o", dir),
 		"cache_dir", m.config.CacheDir, "cache_size", int64(m.config.CacheSize), "memory", int64(m.config.Memory),
+		"names_memory", int64(m.config.NamesMemory),
 		"block_size", int64(m.config.BlockSize), "blob_cache_timeout", m.config.BlobCacheTimeout.String(),
 		"write_back", m.config.WriteBack.word, "retry_for", m.config.RetryFor.String(), "drain_timeout", m.config.DrainTimeout.String())
 	if m.ready == nil {
@@ -339,13 +344,4 @@ func (m *mountCommand) announce(p *parts) error {
 	}
 	report(m.ready, exitOK, nil)
 	return nil
-}
-
-// limitMemory makes the garbage collector work harder as the Go heap nears what everything but data takes: about 64 MiB
-// for the runtime, connections and the kernel's requests, and more with a larger budget, which has more of them under
-// way. The budget itself lies outside that heap. GOMEMLIMIT of the user wins.
-func limitMemory(memory int64, lookupEnv func(string) (string, bool)) {
-	if _, ok := lookupEnv("GOMEMLIMIT"); !ok {
-		debug.SetMemoryLimit(64<<20 + memory/8)
-	}
 }

@@ -58,7 +58,7 @@ func TestStatusText(t *testing.T) {
 		Credential: fs.Credential{Origin: "SAS token from secret file /s/sas_token", Since: now.Add(-time.Hour), Read: now.Add(-2 * time.Second),
 			Expires: new(now.Add(90 * time.Second)), Problem: "the service refuses it"},
 		CacheDir: "/c", BlobCacheTimeout: "60", WriteBack: "close", Open: "files", Passthrough: true, Memory: 64 << 20,
-		CacheSize: 1 << 30, CacheUsed: 1 << 20, Evicted: 3, Nodes: 12345, Hidden: 2, UnsavedFiles: 103, UnsavedBytes: 5000,
+		CacheSize: 1 << 30, CacheUsed: 1 << 20, Evicted: 3, Nodes: 12345, Hidden: 2, Names: 5000, Directories: 7, NamesUsed: 1 << 20, NamesMemory: 64 << 20, UnsavedFiles: 103, UnsavedBytes: 5000,
 		Unsaved: []fs.Unsaved{
 			{Name: "a\tb", Bytes: 10, Since: now.Add(-90 * time.Second), Acked: true, Error: "ServerBusy"},
 			{Name: "c", Bytes: 2048, Since: now.Add(-time.Second), Open: true},
@@ -77,7 +77,7 @@ func TestStatusText(t *testing.T) {
   writes       close waits for the local disk, fsync for the service (--write-back)
   opens        files, passthrough on
   names known  60 s
-  nodes        12345
+  names        5000 in 7 directories, 1.00MiB of 64.0MiB; 12345 nodes
   cache        1.00MiB of 1.00GiB in /c, 3 evicted
   memory       at most 64.0MiB
   not shown    2 blobs, whose names no path can express

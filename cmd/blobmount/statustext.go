@@ -64,7 +64,7 @@ func writeMount(w io.Writer, path string, s *fs.Status, now time.Time) error {
 		names = "for ever"
 	}
 	line("names known", "%s", names)
-	line("nodes", "%d", s.Nodes)
+	line("names", "%d in %d directories, %s of %s; %d nodes", s.Names, s.Directories, humanSize(s.NamesUsed), humanSize(s.NamesMemory), s.Nodes)
 	line("cache", "%s of %s in %s, %d evicted", humanSize(s.CacheUsed), humanSize(s.CacheSize), s.CacheDir, s.Evicted)
 	line("memory", "at most %s", humanSize(s.Memory))
 	if s.Hidden > 0 {
