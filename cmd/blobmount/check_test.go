@@ -217,6 +217,29 @@ func TestDaemonLock(t *testing.T) {
 	}
 }
 
+// TestDaemonOfMountPoint: the number of a device is used again while the daemon that had it before still writes.
+func TestDaemonOfMountPoint(t *testing.T) {
+	dirs := []string{filepath.Join(t.TempDir(), "locks")}
+	for i, path := range []string{"/before", "/mnt"} {
+		lock, err := lockDaemon(dirs, os.Geteuid(), "0:57", daemonInfo{PID: 50 + i, MountPoint: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.release()
+	}
+	for path, want := range map[string]int{"/mnt": 1, "/before": 1, "/seen/elsewhere": 2} {
+		files := ofMountPoint(daemons(dirs, "0:57"), path)
+		if len(files) != want || want == 1 && readDaemonInfo(files[0]).MountPoint != path {
+			t.Errorf("%d daemons for %s, want %d", len(files), path, want)
+		}
+		for _, f := range files {
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 func TestEscapePath(t *testing.T) {
 	for in, want := range map[string]string{"/mnt/data": "mnt-data", "/mnt/my-data/": `mnt-my\x2ddata`, "/": "-"} {
 		if got := escapePath(in); got != want {

@@ -136,6 +136,26 @@ func daemons(dirs []string, device string) []*os.File {
 	return files
 }
 
+// ofMountPoint leaves the files that name a mount point, and closes the others: a daemon that still writes after its unmount
+// may have had the number of the device before. When none names it, as in another mount namespace, all stay.
+func ofMountPoint(files []*os.File, path string) []*os.File {
+	var named, other []*os.File
+	for _, f := range files {
+		if readDaemonInfo(f).MountPoint == path {
+			named = append(named, f)
+		} else {
+			other = append(other, f)
+		}
+	}
+	if len(named) == 0 {
+		return other
+	}
+	for _, f := range other {
+		f.Close()
+	}
+	return named
+}
+
 // waitForEnd returns when no daemon holds the lock of the file.
 func waitForEnd(f *os.File) error {
 	for {

@@ -82,7 +82,7 @@ func (c *unmountCommand) unmount(ctx context.Context, path string) error {
 	if err != nil {
 		owner = c.system.euid
 	}
-	waitFor := daemons(lockDirs(owner), entry.Device)
+	waitFor := ofMountPoint(daemons(lockDirs(owner), entry.Device), path)
 	defer func() {
 		for _, f := range waitFor {
 			f.Close()
