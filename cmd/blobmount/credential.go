@@ -54,8 +54,8 @@ func (c *credentialFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&c.ClientCertificate, "client-certificate", "", "PEM or PFX `FILE` with certificate and private key of a service principal")
 	f.StringVar(&c.FederatedToken, "federated-token-file", "", "`FILE` with a federated token of a service principal (workload identity)")
 	f.StringVar(&c.AuthorityHost, "authority-host", "", "`URL` of the identity service (default: AZURE_AUTHORITY_HOST, else that of the cloud)")
-	f.StringVar(&c.CAFile, "ca-file", "", "PEM `FILE` with certificate authorities that are trusted beside those of the system, by the service and "+
-		"by the identity service")
+	f.StringVar(&c.CAFile, "ca-file", "", "PEM `FILE` with certificate authorities to trust beside those of the system, for the blob service and "+
+		"for identity services")
 }
 
 // complete checks the flags, and makes paths absolute.
