@@ -100,7 +100,8 @@ func (f *finder) servicePrincipal(v value) (Found, error) {
 // certificate makes the credential of a certificate, which is read now: it counts as a value.
 func (f *finder) certificate(v value, tenant, client string, options azcore.ClientOptions, a authority) (azcore.TokenCredential, error) {
 	secret := v.secret
-	if v.place == given || v.place == inEnvironment {
+	inline := v.place == given && strings.Contains(secret.Reveal(), "-----BEGIN ") // of a datastore definition
+	if (v.place == given || v.place == inEnvironment) && !inline {
 		data, found, warning, err := readBinary("certificate file", v.secret.Reveal())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", v.source, err)

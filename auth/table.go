@@ -18,7 +18,7 @@ const (
 	AccountKey
 	SASToken
 	ClientSecret
-	ClientCertificate  // path of a file with certificate and private key; in a secret directory, that file
+	ClientCertificate  // path of a file with certificate and private key; in a secret directory, that file; given, also its text in PEM form
 	FederatedTokenFile // path
 	FederatedToken
 	ManagedClientID

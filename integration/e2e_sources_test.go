@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
 
 	"blobmount/integration/azurite"
+	"blobmount/integration/identity"
 	"blobmount/integration/mounttest"
 )
 
@@ -212,6 +214,57 @@ func testDatastore(t *testing.T, s *mounttest.Service) {
 		t.Run(tt.name, func(t *testing.T) {
 			p, r := mount(t, "--datastore", tt.file, tt.uri)
 			refused(t, p, r, 1, tt.says, azurite.Key)
+		})
+	}
+}
+
+// The service principal of a definition, by secret and by certificate, gets its tokens from the authority that it names.
+func TestDatastoreIdentity(t *testing.T) {
+	mounttest.NeedFUSE(t)
+	s, id := mounttest.WithIdentity(t)
+	const client, secret = "11111111-2222-3333-4444-555555555555", "the-secret-of-an-application"
+	id.AddSecret(client, secret)
+	certificate, pemText, err := identity.NewClientCertificate("application")
+	must(t, err)
+	id.AddCertificate(client, certificate)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	must(t, os.WriteFile(ca, id.CA(), 0o600))
+	thumbprint := sha1.Sum(certificate.Raw)
+	block := "  certificate: |\n    " + strings.ReplaceAll(strings.TrimSpace(string(pemText)), "\n", "\n    ")
+	for name, proof := range map[string]string{
+		"secret":      "  client_secret: " + secret,
+		"certificate": block + fmt.Sprintf("\n  thumbprint: %X", thumbprint),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := s.NewContainer(t)
+			c.Put("blob", []byte("content"))
+			p := s.NewPoint(t, c)
+			p.Setenv(noCredential)
+			file := filepath.Join(t.TempDir(), "lake.yml")
+			must(t, os.WriteFile(file, fmt.Appendf(nil, "type: azure_data_lake_gen2\nname: lake\naccount_name: %s\nfilesystem: %s\nendpoint: %s\n"+
+				"credentials:\n  tenant_id: %s\n  client_id: %s\n  resource_url: https://storage.azure.com/\n  authority_url: %s\n%s\n",
+				azurite.Account, c.Name, s.URL(), identity.Tenant, client, id.URL(), proof), 0o600))
+			r := p.Run("--cache-dir", p.Cache, "--log-file", p.Log, "--log-format=json", "--log-level=debug", "--ca-file", ca,
+				"--datastore", file, "azureml://datastores/lake/paths/", p.Dir)
+			if r.Status != 0 || r.Stdout+r.Stderr != "" {
+				t.Fatalf("%+v", r)
+			}
+			p.PID()
+			got, err := os.ReadFile(filepath.Join(p.Dir, "blob"))
+			must(t, err)
+			equal(t, "blob", got, []byte("content"))
+			must(t, os.WriteFile(filepath.Join(p.Dir, "new"), []byte("new"), 0o644))
+			if left := c.Blobs(); len(left) != 2 {
+				t.Errorf("in the container: %q", left)
+			}
+			p.Unmount()
+			log, err := os.ReadFile(p.Log)
+			must(t, err)
+			for _, s := range append(id.Secrets(), "PRIVATE KEY") {
+				if bytes.Contains(log, []byte(s)) {
+					t.Error("the log has a secret")
+				}
+			}
 		})
 	}
 }

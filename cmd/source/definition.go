@@ -3,6 +3,9 @@ package source
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -233,7 +236,8 @@ func (d *Definition) extensions(top mapping) error {
 	return err
 }
 
-// credentialKeys are the keys of the secrets and of what belongs to them, and what they are.
+// credentialKeys are the keys of the secrets and of what belongs to them, and what they are. The name of the authority is
+// authority_url in the documentation, and authority_uri in what the SDK of Azure Machine Learning reads.
 var credentialKeys = []struct {
 	key  string
 	kind auth.Kind
@@ -243,6 +247,9 @@ var credentialKeys = []struct {
 	{"tenant_id", auth.TenantID},
 	{"client_id", auth.ClientID},
 	{"client_secret", auth.ClientSecret},
+	{"certificate", auth.ClientCertificate},
+	{"authority_url", auth.AuthorityHost},
+	{"authority_uri", auth.AuthorityHost},
 }
 
 // storageResource is what tokens are asked for in all clouds (Microsoft Learn, "Authorize with Microsoft Entra ID").
@@ -258,30 +265,91 @@ func (d *Definition) credentials(top mapping) error {
 	if err != nil {
 		return err
 	}
-	from := "datastore definition " + d.File
-	has := map[auth.Kind]bool{}
-	for _, c := range credentialKeys {
-		value, err := m.text(c.key)
+	text := func(key string) (string, error) {
+		value, err := m.text(key)
 		if err != nil {
-			return fmt.Errorf("credentials.%w", err)
+			err = fmt.Errorf("credentials.%w", err)
 		}
-		if value != "" {
-			has[c.kind] = true
-			d.Credential = append(d.Credential, auth.Value{Kind: c.kind, Secret: auth.NewSecret(value), From: from})
+		return value, err
+	}
+	from := "datastore definition " + d.File
+	has := map[auth.Kind]string{}
+	for _, c := range credentialKeys {
+		value, err := text(c.key)
+		if err != nil {
+			return err
 		}
+		if value == "" {
+			continue
+		}
+		if has[c.kind] != "" {
+			return errors.New("credentials.authority_url and credentials.authority_uri are the same: remove one")
+		}
+		has[c.kind] = value
+		d.Credential = append(d.Credential, auth.Value{Kind: c.kind, Secret: auth.NewSecret(value), From: from})
 	}
-	principal := has[auth.TenantID] || has[auth.ClientID] || has[auth.ClientSecret]
-	if has[auth.AccountKey] && (has[auth.SASToken] || principal) || has[auth.SASToken] && principal {
-		return errors.New("credentials must be one of account_key, sas_token, and tenant_id with client_id and client_secret")
+	if err := oneCredential(has); err != nil {
+		return err
 	}
-	resource, err := m.text("resource_url")
+	thumbprint, err := text("thumbprint")
 	if err != nil {
-		return fmt.Errorf("credentials.%w", err)
+		return err
+	}
+	if err := checkCertificate(has[auth.ClientCertificate], thumbprint); err != nil {
+		return err
+	}
+	resource, err := text("resource_url")
+	if err != nil {
+		return err
 	}
 	if r := strings.TrimRight(resource, "/"); r != "" && !strings.EqualFold(r, storageResource) {
 		return errors.New("credentials.resource_url must be " + storageResource + "/: tokens are asked for no other resource")
 	}
 	return m.unknown("credentials.")
+}
+
+// oneCredential refuses what is more or less than one credential.
+func oneCredential(has map[auth.Kind]string) error {
+	kinds, parts := 0, 0
+	for _, k := range []auth.Kind{auth.AccountKey, auth.SASToken, auth.ClientSecret, auth.ClientCertificate} {
+		if has[k] != "" {
+			kinds++
+		}
+	}
+	for _, k := range []auth.Kind{auth.TenantID, auth.ClientID, auth.AuthorityHost} {
+		if has[k] != "" {
+			parts++
+		}
+	}
+	if kinds > 1 || kinds == 0 && parts > 0 || parts > 0 && (has[auth.AccountKey] != "" || has[auth.SASToken] != "") {
+		return errors.New("credentials must be one of account_key, sas_token, and tenant_id with client_id and client_secret or certificate")
+	}
+	return nil
+}
+
+// checkCertificate wants the certificate in the file itself, with its private key, and compares it with the thumbprint,
+// which is the SHA-1 of the certificate.
+func checkCertificate(text, thumbprint string) error {
+	if text == "" {
+		if thumbprint != "" {
+			return errors.New("credentials.thumbprint needs credentials.certificate")
+		}
+		return nil
+	}
+	for rest := []byte(text); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return errors.New("credentials.certificate must be the certificate and its private key in PEM form, as a block of text (certificate: |)")
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		sum := sha1.Sum(block.Bytes)
+		if t := strings.NewReplacer(":", "", " ", "").Replace(thumbprint); t != "" && !strings.EqualFold(t, hex.EncodeToString(sum[:])) {
+			return errors.New("credentials.thumbprint is not that of the first certificate in credentials.certificate")
+		}
+		return nil
+	}
 }
 
 // mapping is a YAML mapping of which the keys are taken away as they are read.
