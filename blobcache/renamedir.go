@@ -56,12 +56,21 @@ type DirRename struct {
 	Done func(marker blob.Properties, left bool)
 }
 
-// RenameDir renames a directory, which To may replace if it is empty (else the error is ErrNotEmpty). The names of both
-// must not be changed through this process meanwhile. After an error nothing has changed, unless Done was called; what
-// remains to be done is left to RecoverRenames.
+// RenameDir renames a directory, by one request where the container is a blob.Renamer, else by copies. To may be a directory
+// that is empty, else the error is ErrNotEmpty. The names of both must not be changed through this process meanwhile. After
+// an error nothing has changed, unless Done was called; what remains to be done is left to RecoverRenames. A Renamer does
+// not tell of single blobs, so that Deleting and Done are all that is called: their versions stay as they are.
 func (c *Cache) RenameDir(ctx context.Context, cont blob.Container, r DirRename) error {
 	d := &dirRename{c: c, cont: cont, DirRename: r, began: c.now(), held: map[string]*heldFile{}}
-	moved, err := d.run(ctx)
+	moved, err := false, error(nil)
+	if s, ok := cont.(blob.Renamer); ok {
+		var over func()
+		over, err = d.atOnce(ctx, s)
+		defer over()
+		moved = err == nil
+	} else {
+		moved, err = d.run(ctx)
+	}
 	if moved {
 		r.Done(d.marker, err != nil || d.changed.Load() > 0)
 	}
@@ -107,6 +116,38 @@ func (h *heldFile) release(moved bool) {
 		h.now = &blob.Written{}
 	}
 	h.file.EndMove(h.to, h.now)
+}
+
+// atOnce lets the service rename the directory. Reads of what is open wait for over.
+func (d *dirRename) atOnce(ctx context.Context, s blob.Renamer) (over func(), err error) {
+	var moving []func()
+	over = func() {
+		for _, f := range moving {
+			f()
+		}
+	}
+	if err := d.holdAll(ctx); err != nil {
+		return over, err
+	}
+	for name, h := range d.held {
+		moving = append(moving, d.c.Moving(d.cont, name, h.etag))
+	}
+	d.Deleting()
+	if err = s.Rename(ctx, d.To, d.From, blob.RenameOptions{}); err != nil {
+		if blob.Is(err, blob.NotEmpty) {
+			err = fmt.Errorf("%w: %w", ErrNotEmpty, err)
+		}
+		return over, err
+	}
+	for _, h := range d.held {
+		if !h.isNew {
+			h.now = &blob.Written{ETag: h.etag, Modified: h.file.State().Properties.Modified}
+		}
+	}
+	if p, err := d.cont.Properties(ctx, d.To, blob.Condition{}); err == nil {
+		d.marker = p
+	}
+	return over, nil
 }
 
 // run renames, and reports whether the directory has its new name.

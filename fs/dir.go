@@ -112,6 +112,12 @@ func (v *view) checkEmpty(ctx context.Context, p string) error {
 
 // deleteMarkers deletes the blobs that stand for a directory: "p" with metadata, and "p/" of other tools.
 func (v *view) deleteMarkers(ctx context.Context, p string, e blobcache.Entry) error {
+	if r, ok := v.cont.(blob.Renamer); ok {
+		if err := r.DeleteDirectory(ctx, p); err != nil && !blob.Is(err, blob.NotFound) {
+			return err
+		}
+		return nil
+	}
 	if e.Marker {
 		if err := v.cont.Delete(ctx, p, blob.Condition{}); err != nil && !blob.Is(err, blob.NotFound) {
 			return err

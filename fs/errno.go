@@ -30,6 +30,7 @@ var errnos = map[blob.Code]syscall.Errno{
 	blob.Unavailable:       syscall.EIO,
 	blob.Damaged:           syscall.EIO,
 	blob.Busy:              syscall.EBUSY,
+	blob.NotEmpty:          syscall.ENOTEMPTY,
 	blob.Unsupported:       syscall.EPERM,
 }
 

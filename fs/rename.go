@@ -132,7 +132,10 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 		f.EndMove("", nil)
 		return err
 	}
-	v.cache.Moved(v.cont, from.path, p.ETag, to.path, w.ETag)
+	// A rename by the service leaves the version as it is: another one may be somebody else's, whose bytes are not ours.
+	if _, ok := v.cont.(blob.Renamer); !ok || w.ETag == p.ETag {
+		v.cache.Moved(v.cont, from.path, p.ETag, to.path, w.ETag)
+	}
 	f.EndMove(to.path, &w)
 	p.Name, p.ETag, p.Modified = to.path, w.ETag, w.Modified
 	v.moved(n, from, to, blobcache.Entry{Properties: p})
@@ -146,6 +149,9 @@ func (v *view) moveBlob(ctx context.Context, target *node, from, to string, p bl
 		o.Condition.IfNoneMatch = blob.Any
 	}
 	defer v.cache.Moving(v.cont, from, p.ETag)()
+	if r, ok := v.cont.(blob.Renamer); ok {
+		return v.renameBlob(ctx, r, target, from, to, p, blob.RenameOptions{Source: o.Source, Condition: o.Condition})
+	}
 	var w blob.Written
 	doCopy := func(bool) (err error) {
 		w, err = v.cont.Copy(ctx, to, from, o)
@@ -171,6 +177,29 @@ func (v *view) moveBlob(ctx context.Context, target *node, from, to string, p bl
 		return w, err
 	}
 	return w, nil
+}
+
+// renameBlob lets the service give a blob another name, in one step.
+func (v *view) renameBlob(ctx context.Context, r blob.Renamer, target *node, from, to string, p blob.Properties, o blob.RenameOptions) (blob.Written, error) {
+	doRename := func(bool) error { return r.Rename(ctx, to, from, o) }
+	var err error
+	if target != nil {
+		err = v.remove(ctx, target, to, doRename)
+	} else {
+		err = doRename(true)
+	}
+	if err != nil {
+		if blob.Is(err, blob.ConditionNotMet) {
+			v.names.Forget(from)
+		}
+		return blob.Written{}, err
+	}
+	// The same object has another name. Whether the ETag follows the name is not documented.
+	now, err := v.cont.Properties(ctx, to, blob.Condition{})
+	if err != nil {
+		return blob.Written{ETag: p.ETag, Modified: p.Modified}, nil // the next commit, or the next lookup, will tell
+	}
+	return blob.Written{ETag: now.ETag, Modified: now.Modified}, nil
 }
 
 // moved brings Names and the node table up to date.
@@ -222,7 +251,26 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 	case err != nil:
 		v.forgetDir(to.path)
 	}
+	if _, atOnce := v.cont.(blob.Renamer); atOnce && err == nil {
+		return v.renameOpened(ctx, n)
+	}
 	return err
+}
+
+// renameOpened gives files that were opened for reading while the service renamed a directory their new names.
+func (v *view) renameOpened(ctx context.Context, n *node) error {
+	for c, path := range v.nodes.below(n) {
+		f := c.opened()
+		if f == nil || f.Name() == path {
+			continue
+		}
+		p, err := f.BeginMove(ctx, path)
+		if err != nil {
+			return err
+		}
+		f.EndMove(path, &blob.Written{ETag: p.ETag, Modified: p.Modified})
+	}
+	return nil
 }
 
 // movedDir brings Names and the node table up to date when a directory has its new name.
@@ -238,7 +286,12 @@ func (v *view) movedDir(n *node, from, to end, marker blob.Properties, left bool
 	if left {
 		v.names.Forget(from.path)
 	}
+	_, atOnce := v.cont.(blob.Renamer)
 	for c, path := range v.nodes.below(n) {
+		if p := c.properties(); atOnce && p.ETag != "" {
+			v.cache.Moved(v.cont, from.path+path[len(to.path):], p.ETag, path, p.ETag)
+			c.renamed(p.ETag, path, blob.Written{ETag: p.ETag, Modified: p.Modified})
+		}
 		if f := c.opened(); f != nil && f.State().Dirty { // the service does not have it, or not like this
 			p := c.properties()
 			p.Name = path

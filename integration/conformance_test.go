@@ -132,3 +132,43 @@ func open(t *testing.T, cfg azure.Config) blob.Container {
 	t.Cleanup(c.Close)
 	return c
 }
+
+// The adapter keeps the contract of blob.Renamer over the embedded service with a hierarchical namespace.
+// A flat account has none.
+func TestConformanceHierarchical(t *testing.T) {
+	key := sharedKey(t, blobserver.DefaultAccount, blobserver.DefaultKey)
+	blobtest.RenamerConformance(t, func(t *testing.T) blobtest.Subject {
+		s, err := blobserver.Start(blobserver.Options{Containers: []string{"data"}, Store: blobtest.StoreOptions{Hierarchical: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		cfg := azure.Config{URL: s.URL() + "/data", Credential: azure.Credential{SharedKey: key}}
+		hierarchical := func() blob.Container {
+			c, err := azure.New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(c.Close)
+			h, err := c.Hierarchical(t.Context())
+			if err != nil || h == nil {
+				t.Fatal(h, err)
+			}
+			return h
+		}
+		return blobtest.Subject{Container: hierarchical(), Other: hierarchical()}
+	})
+	flat, err := blobserver.Start(blobserver.Options{Containers: []string{"data"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { flat.Close() })
+	c, err := azure.New(azure.Config{URL: flat.URL() + "/data", Credential: azure.Credential{SharedKey: key}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	if h, err := c.Hierarchical(t.Context()); h != nil || err != nil {
+		t.Errorf("a flat account: %v, %v", h, err)
+	}
+}

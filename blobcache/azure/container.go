@@ -27,6 +27,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
@@ -61,8 +62,10 @@ const DefaultRetryFor = 90 * time.Second
 // Container is a container of the Blob service. Its methods may be called in parallel.
 type Container struct {
 	client *container.Client // signs nothing: see signer
-	access atomic.Pointer[access]
-	leases *blob.Leases
+	// pipeline sends what client has no method for.
+	pipeline runtime.Pipeline
+	access   atomic.Pointer[access]
+	leases   *blob.Leases
 	// base is the container's address without credentials, as URL gives it.
 	base     string
 	retryFor time.Duration
@@ -124,6 +127,7 @@ func New(cfg Config) (*Container, error) {
 		// An early refusal needs no help: the transport stops sending when the answer arrives (see gate).
 		ExpectContinueBehavior: container.ExpectContinueOptions{Mode: container.ExpectContinueModeOff},
 	}
+	c.pipeline = newPipeline(options.ClientOptions)
 	c.client, err = container.NewClientWithNoCredential(c.base, options)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.base, safe(err))

@@ -21,7 +21,10 @@ import (
 // (https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and common-rest-api-error-codes).
 // What is not here is judged by the HTTP status.
 var codes = map[bloberror.Code]blob.Code{
-	bloberror.BlobNotFound: blob.NotFound,
+	bloberror.BlobNotFound:              blob.NotFound,
+	pathNotFound:                        blob.NotFound,
+	sourcePathNotFound:                  blob.NotFound,
+	renameDestinationParentPathNotFound: blob.NotFound,
 
 	bloberror.AccountIsDisabled:     blob.ContainerNotFound,
 	bloberror.ContainerBeingDeleted: blob.ContainerNotFound,
@@ -32,6 +35,10 @@ var codes = map[bloberror.Code]blob.Code{
 
 	bloberror.BlobAlreadyExists:     blob.Exists,
 	bloberror.ResourceAlreadyExists: blob.Exists,
+	pathAlreadyExists:               blob.Exists,
+
+	directoryNotEmpty:   blob.NotEmpty,
+	directoryIsNotEmpty: blob.NotEmpty,
 
 	bloberror.AppendPositionConditionNotMet: blob.ConditionNotMet,
 	bloberror.ConditionNotMet:               blob.ConditionNotMet,
@@ -100,13 +107,26 @@ var codes = map[bloberror.Code]blob.Code{
 	bloberror.OperationNotAllowedOnIncrementalCopyBlob: blob.Unsupported,
 	blobOperationNotSupported:                          blob.Unsupported,
 	featureNotSupported:                                blob.Unsupported,
+	operationNotSupportedOnDirectory:                   blob.Unsupported,
 }
 
 // Codes that the service sends and azblob has no name for.
 const (
 	blobOperationNotSupported          bloberror.Code = "BlobOperationNotSupported"
+	operationNotSupportedOnDirectory   bloberror.Code = "OperationNotSupportedOnDirectory"
 	publicAccessNotPermitted           bloberror.Code = "PublicAccessNotPermitted"
 	keyBasedAuthenticationNotPermitted bloberror.Code = "KeyBasedAuthenticationNotPermitted"
+)
+
+// Codes of the Data Lake Storage operations ("Path - Create", "Path - Delete"). The Blob service has a word of its own for
+// a directory that is not empty.
+const (
+	pathNotFound                        bloberror.Code = "PathNotFound"
+	sourcePathNotFound                  bloberror.Code = "SourcePathNotFound"
+	renameDestinationParentPathNotFound bloberror.Code = "RenameDestinationParentPathNotFound"
+	pathAlreadyExists                   bloberror.Code = "PathAlreadyExists"
+	directoryNotEmpty                   bloberror.Code = "DirectoryNotEmpty"
+	directoryIsNotEmpty                 bloberror.Code = "DirectoryIsNotEmpty"
 )
 
 // statuses is for answers without an error code that we know.

@@ -54,6 +54,8 @@ const (
 	Damaged
 	// Busy: somebody uses the blob in a way that does not allow this now.
 	Busy
+	// NotEmpty: there is something in the directory.
+	NotEmpty
 	// Unsupported: this kind of blob or account cannot do this.
 	Unsupported
 )
@@ -79,6 +81,7 @@ var codeNames = [...]string{
 	Unavailable:       "service is not reachable",
 	Damaged:           "data was damaged on its way",
 	Busy:              "in use by somebody else",
+	NotEmpty:          "directory is not empty",
 	Unsupported:       "operation is not supported for this blob",
 }
 

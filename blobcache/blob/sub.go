@@ -14,16 +14,35 @@ func Sub(c Container, prefix string) Container {
 	if prefix == "" {
 		return c
 	}
+	if r, ok := c.(Renamer); ok {
+		return subRenamer{sub{c, prefix}, r}
+	}
 	return sub{c, prefix}
+}
+
+// subRenamer is the part of a container that is a Renamer.
+type subRenamer struct {
+	sub
+	r Renamer
+}
+
+func (s subRenamer) Rename(ctx context.Context, dst, src string, o RenameOptions) error {
+	return s.r.Rename(ctx, s.prefix+dst, s.prefix+src, o)
+}
+
+func (s subRenamer) DeleteDirectory(ctx context.Context, name string) error {
+	return s.r.DeleteDirectory(ctx, s.prefix+name)
 }
 
 // Prefix returns what c puts before the names that it is given, if Sub has made it.
 func Prefix(c Container) string {
-	s, ok := c.(sub)
-	if !ok {
-		return ""
+	switch s := c.(type) {
+	case sub:
+		return Prefix(s.c) + s.prefix
+	case subRenamer:
+		return Prefix(s.c) + s.prefix
 	}
-	return Prefix(s.c) + s.prefix
+	return ""
 }
 
 type sub struct {

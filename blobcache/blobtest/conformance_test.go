@@ -55,3 +55,25 @@ func TestConformanceOfSub(t *testing.T) {
 		Deviation{"Names/Longest", "the prefix is part of the 1,024 characters"},
 		Deviation{"Error/Fields", "the error has the whole name, as the service knows it"})
 }
+
+// The store keeps the contract of blob.Renamer, and so does a prefix of it.
+func TestRenamerConformance(t *testing.T) {
+	for name, wrap := range map[string]func(blob.Container) blob.Container{
+		"whole":  func(c blob.Container) blob.Container { return c },
+		"prefix": func(c blob.Container) blob.Container { return blob.Sub(c, "some/prefix/") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			RenamerConformance(t, func(*testing.T) Subject {
+				s := NewStore(StoreOptions{Hierarchical: true})
+				const url = "https://account.example/container"
+				if _, err := s.Put("some/prefix", nil, blob.WriteOptions{Metadata: map[string]string{folderKey: "true"}}); err != nil {
+					t.Fatal(err)
+				}
+				if name == "whole" {
+					s = NewStore(StoreOptions{Hierarchical: true})
+				}
+				return Subject{Container: wrap(NewHierarchical(s, url)), Other: wrap(NewHierarchical(s, url))}
+			})
+		})
+	}
+}

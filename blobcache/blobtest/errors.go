@@ -69,6 +69,13 @@ var serviceErrors = map[string]struct {
 	"UnsupportedHttpVerb":                  {http.StatusMethodNotAllowed, blob.Other, "The resource doesn't support the specified HTTP verb."},
 	"MultipleConditionHeadersNotSupported": {http.StatusBadRequest, blob.Other, "Multiple condition headers are not supported."},
 	"MaxBlobSizeConditionNotMet":           {http.StatusPreconditionFailed, blob.ConditionNotMet, "The max blob size condition specified was not met."},
+	"DirectoryNotEmpty":                    {http.StatusConflict, blob.NotEmpty, "The recursive query parameter value must be true to delete a non-empty directory."},
+	"InvalidRenameSourcePath":              {http.StatusConflict, blob.Other, "The source directory cannot be the same as the destination directory, nor can the destination be a subdirectory of the source directory."},
+	"OperationNotSupportedOnDirectory":     {http.StatusBadRequest, blob.Unsupported, "The requested operation is not supported on a directory."},
+	"PathAlreadyExists":                    {http.StatusConflict, blob.Exists, "The specified path already exists."},
+	"PathNotFound":                         {http.StatusNotFound, blob.NotFound, "The specified path does not exist."},
+	"RenameDestinationParentPathNotFound":  {http.StatusNotFound, blob.NotFound, "The parent directory of the destination path does not exist."},
+	"SourcePathNotFound":                   {http.StatusNotFound, blob.NotFound, "The source path for a rename operation does not exist."},
 	"AppendPositionConditionNotMet":        {http.StatusPreconditionFailed, blob.ConditionNotMet, "The append position condition specified was not met."},
 }
 

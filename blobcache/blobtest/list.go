@@ -61,6 +61,14 @@ func (s *Store) List(o blob.ListOptions) (blob.Page, error) {
 			ok = more && w.seek(next)
 			continue
 		}
+		if s.opts.Hierarchical && o.Delimiter == "/" && s.get(name).isDirectory() {
+			if len(s.below(name, 1)) == 0 { // else what is below stands for it
+				page.Prefixes = append(page.Prefixes, name+"/")
+				kind, last = afterBlob, name
+			}
+			ok = w.next()
+			continue
+		}
 		if len(page.Blobs) == smallPage {
 			page.Blobs = slices.Grow(page.Blobs, limit)
 		}

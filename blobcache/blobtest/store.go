@@ -20,6 +20,8 @@ type StoreOptions struct {
 	// EmptyPages makes List answer every page with blobs only after an empty one, as the service may when it
 	// crosses a partition boundary ("List Blobs": a marker can come back with zero results).
 	EmptyPages bool
+	// Hierarchical makes directories objects of their own, see hierarchy.go.
+	Hierarchical bool
 	// Written is told of every version that is made, in order. It must not call the Store, which is locked meanwhile.
 	// nil is nobody.
 	Written func(name string, etag blob.ETag, content Range)
@@ -150,6 +152,9 @@ func (r *record) properties(name string) blob.Properties {
 // ends for good.
 func (s *Store) put(name string, r *record) blob.Written {
 	s.stamp(r)
+	if s.opts.Hierarchical {
+		s.makeParents(name)
+	}
 	if l, ok := s.mu.leases[name]; ok && !l.state(s.opts.Now()).Locked() {
 		delete(s.mu.leases, name)
 	}
@@ -307,6 +312,11 @@ func (s *Store) checkReplace(name string, old *record, c blob.Condition) error {
 	if err := checkWrite(old, c); err != nil {
 		return err
 	}
+	if s.opts.Hierarchical {
+		if err := s.checkPath(name); err != nil {
+			return err
+		}
+	}
 	return s.checkLease(name)
 }
 
@@ -449,8 +459,12 @@ func (s *Store) Delete(name string, c blob.Condition) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := checkChange(s.get(name), c); err != nil {
+	old := s.get(name)
+	if err := checkChange(old, c); err != nil {
 		return err
+	}
+	if s.opts.Hierarchical && old.isDirectory() {
+		return Err("OperationNotSupportedOnDirectory")
 	}
 	if err := s.checkLease(name); err != nil {
 		return err

@@ -2,6 +2,7 @@ package blobserver
 
 import (
 	"net/http"
+	"strconv"
 
 	"blobmount/blobcache/blob"
 )
@@ -51,7 +52,7 @@ func (q *request) getAccount() error {
 	h := q.w.Header()
 	h.Set("x-ms-sku-name", "Standard_RAGRS")
 	h.Set("x-ms-account-kind", "StorageV2")
-	h.Set("x-ms-is-hns-enabled", "false")
+	h.Set("x-ms-is-hns-enabled", strconv.FormatBool(q.s.opts.Store.Hierarchical))
 	h.Set("Content-Length", "0")
 	q.w.WriteHeader(http.StatusOK)
 	return nil

@@ -70,6 +70,8 @@ var (
 	opSetTags       = &operation{"SetBlobTags", "t", false, false, (*request).setTags, leased + checksums}
 	opLeaseBlob     = &operation{"LeaseBlob", "wd", false, false, (*request).leaseBlob, conditional + leaseHeaders}
 	opDeleteBlob    = &operation{"DeleteBlob", "d", false, false, (*request).deleteBlob, conditional + leased + " x-ms-delete-snapshots"}
+	opRenamePath    = &operation{"RenamePath", "cw", false, false, (*request).renamePath, conditional + leased + " x-ms-rename-source x-ms-source-if-match x-ms-source-if-none-match x-ms-source-lease-id"}
+	opDeletePath    = &operation{"DeletePath", "d", false, false, (*request).deletePath, conditional}
 	opListBlobs     = &operation{"ListBlobs", "l", true, true, (*request).listBlobs, ""}
 	opCreate        = &operation{"CreateContainer", "cw", false, false, (*request).createContainer, ""}
 	opContainer     = &operation{"GetContainerProperties", "r", true, false, (*request).getContainer, ""}
@@ -108,6 +110,9 @@ func (q *request) route() *operation {
 	case "HEAD ":
 		return opGetProperties
 	case "PUT ":
+		if q.s.opts.Store.Hierarchical && q.r.Header.Get("x-ms-rename-source") != "" {
+			return opRenamePath
+		}
 		// x-ms-blob-type beside a source is Put Blob From URL, which is not here.
 		switch {
 		case copies && q.r.Header.Get("x-ms-blob-type") == "":
@@ -141,6 +146,9 @@ func (q *request) route() *operation {
 	case "PUT lease":
 		return opLeaseBlob
 	case "DELETE ":
+		if q.s.opts.Store.Hierarchical && q.query.Has("recursive") {
+			return opDeletePath
+		}
 		return opDeleteBlob
 	}
 	return opUnknown
