@@ -9,7 +9,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 
 	"blobmount/blobcache/blob"
 	"blobmount/integration/blobserver"
+	"blobmount/integration/identity"
 	"blobmount/integration/mounttest"
 )
 
@@ -99,6 +102,7 @@ const fileSize = 100 << 10
 func newRotated(t *testing.T, files func(s *mounttest.Service, containerName string) map[string]string, flags ...string) *rotated {
 	t.Helper()
 	mounttest.NeedFUSE(t)
+	mounttest.Binary(t) // before a SAS begins to live
 	s := mounttest.Embedded(t)
 	c := s.NewContainer(t)
 	// The test's own access, by the emulators' key, ends with the first rotation: what is in the service is seen in its
@@ -308,5 +312,151 @@ func TestMountSASRenewal(t *testing.T) {
 	r.finish()
 	if n := r.replacements(); n != renewals {
 		t.Errorf("the credential was replaced %d times, want %d", n, renewals)
+	}
+}
+
+// An expired SAS: operations fail with EACCES, at once and not after the time for repetitions; the log names the source
+// and the time; status shows it. A fresh token in the secret directory heals the mount within 5 seconds, and the data of a
+// file that was closed meanwhile is committed, though its next try was further away than that.
+func TestMountSASExpires(t *testing.T) {
+	const retryFor = "60s"
+	r := newRotated(t, func(s *mounttest.Service, name string) map[string]string { return sasFiles(t, name, 5*time.Second) }, "--retry-for="+retryFor)
+	must(t, r.readOne(0))
+	began := time.Now()
+	open := r.open("open", os.O_CREATE|os.O_WRONLY)
+	for r.readOne(1) == nil {
+		if time.Since(began) > drainBound {
+			t.Fatal("the SAS does not expire")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	began = time.Now()
+	_, err := os.Stat(r.path("read/1"))
+	wantErrno(t, "stat", err, syscall.EACCES)
+	_, err = os.ReadFile(r.path("read/2"))
+	wantErrno(t, "read", err, syscall.EACCES)
+	_, err = os.ReadDir(r.path("read"))
+	wantErrno(t, "readdir", err, syscall.EACCES)
+	wantErrno(t, "mkdir", os.Mkdir(r.path("dir"), 0o755), syscall.EACCES)
+	content := noise(200 << 10)
+	_, err = open.Write(content)
+	must(t, err)
+	wantErrno(t, "close", open.Close(), syscall.EACCES)
+	if d := time.Since(began); d > 30*time.Second {
+		t.Errorf("five failures took %v, of a credential that no repetition mends", d)
+	}
+	r.AwaitLog("has expired")
+	for _, l := range r.LogLines() {
+		if strings.Contains(l.Message, "has expired") && (!strings.Contains(l.Text, filepath.Join(r.secrets.dir, "sas_token")) || !strings.Contains(l.Text, `"expires":"20`)) {
+			t.Errorf("the log names source or time not: %s", l.Text)
+		}
+	}
+	if out := r.Run("status", r.Dir); !strings.Contains(out.Stdout, "EXPIRED") || !strings.Contains(out.Stdout, "sas_token") {
+		t.Errorf("status says nothing of it: %+v", out)
+	}
+	r.awaitLines("file is not saved in the service yet, trying again", 3) // the next is 8 seconds away
+
+	r.secrets.replace(sasFiles(t, r.Name, time.Hour))
+	began = time.Now()
+	var healed, committed time.Duration
+	for healed == 0 || committed == 0 {
+		if healed == 0 && r.readOne(1) == nil {
+			healed = time.Since(began)
+		}
+		if got, err := stored(r.service, r.Name, "open"); committed == 0 && err == nil && bytes.Equal(got, content) {
+			committed = time.Since(began)
+		}
+		if time.Since(began) > drainBound {
+			t.Fatalf("healed after %v, committed after %v (0: not at all)", healed, committed)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Logf("healed after %v, committed after %v", healed, committed)
+	if max(healed, committed) > 5*time.Second {
+		t.Errorf("healed after %v, committed after %v: must be 5 s", healed, committed)
+	}
+	if out := r.Run("status", r.Dir); !strings.Contains(out.Stdout, "expires in 59m") || strings.Contains(out.Stdout, "EXPIRED") {
+		t.Errorf("status after that: %+v", out)
+	}
+}
+
+// awaitLines waits until the log has n lines with a message.
+func (r *rotated) awaitLines(message string, n int) {
+	r.t.Helper()
+	for deadline := time.Now().Add(drainBound); ; time.Sleep(10 * time.Millisecond) {
+		found := 0
+		for _, l := range r.LogLines() {
+			if l.Message == message {
+				found++
+			}
+		}
+		if found >= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("the log has %d lines with %q, want %d", found, message, n)
+		}
+	}
+}
+
+// What is half written, or the service does not know, does not replace a credential that works.
+func TestMountBadRotation(t *testing.T) {
+	var service *blobserver.Server
+	r := newRotated(t, func(s *mounttest.Service, _ string) map[string]string {
+		service = s.Embedded
+		must(t, service.SetKeys(testKey(0)))
+		return keyFiles(0)
+	}, "--core-dumps")
+	for _, bad := range []string{testKey(0)[:20], testKey(1)} { // both are base64
+		r.secrets.replace(map[string]string{"account_name": blobserver.DefaultAccount, "account_key": bad})
+		r.AwaitLog("the service refuses the changed account key")
+		must(t, r.readOne(0))
+		must(t, r.writeOne(0, 0))
+	}
+	if n := r.replacements(); n != 0 {
+		t.Errorf("a bad key has replaced a good one, %d times", n)
+	}
+	// The one that was refused is good now, and the other is not.
+	must(t, service.SetKeys(testKey(1)))
+	must(t, r.readOne(0))
+	must(t, r.writeOne(0, 1))
+	if n := r.replacements(); n != 1 {
+		t.Errorf("the credential was replaced %d times, want 1", n)
+	}
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", r.PID()))
+	must(t, err)
+	for line := range strings.Lines(string(limits)) {
+		if f := strings.Fields(strings.TrimPrefix(line, "Max core file size")); strings.HasPrefix(line, "Max core") && f[0] != f[1] {
+			t.Errorf("--core-dumps leaves a limit: %s", line)
+		}
+	}
+}
+
+// A client secret that is replaced is used at once, when the identity service refuses the one before.
+func TestMountClientSecretRotation(t *testing.T) {
+	mounttest.NeedFUSE(t)
+	s, id := mounttest.WithIdentity(t)
+	const client = "11111111-2222-3333-4444-555555555555"
+	id.AddSecret(client, "secret~0")
+	principal := func(n int) map[string]string {
+		return map[string]string{"account_name": blobserver.DefaultAccount, "tenant_id": identity.Tenant, "client_id": client,
+			"client_secret": fmt.Sprintf("secret~%d", n)}
+	}
+	c := s.NewContainer(t)
+	p := s.NewPoint(t, c)
+	p.Setenv("AZURE_STORAGE_CONNECTION_STRING=")
+	w := &world{p, c, t}
+	v := newSecretVolume(t, principal(0))
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	must(t, os.WriteFile(ca, id.CA(), 0o600))
+	id.SetLife(2*time.Second, 2*time.Second) // so that each request needs a token, and a token the secret
+	w.Mount("--secret-dir", v.dir, "--endpoint", s.URL(), "--ca-file", ca, "--authority-host", id.URL(), "--blob-cache-timeout=0")
+	w.write("before", []byte("content"))
+	for n := 1; n <= 2; n++ {
+		id.AddSecret(client, fmt.Sprintf("secret~%d", n))
+		v.replace(principal(n))
+		id.RemoveSecret(client, fmt.Sprintf("secret~%d", n-1))
+		w.write(fmt.Sprint("after", n), []byte("content"))
+		w.read("before", []byte("content"))
 	}
 }
