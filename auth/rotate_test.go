@@ -261,7 +261,7 @@ func TestWatcherTellsTheEnd(t *testing.T) {
 		x.put(map[string]string{"account_name": "acct1", "sas_token": sasFor(time.Now().Add(-time.Minute), end)})
 		x.start()
 		pass := func(d time.Duration) { // as Run does, less often and without the events, which have no place in a bubble
-			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(20 * time.Second) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Minute) {
 				x.w.poll(t.Context())
 			}
 		}

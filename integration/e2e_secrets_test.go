@@ -117,7 +117,7 @@ func TestMountShowsNoSecret(t *testing.T) {
 				return r
 			}
 			flags = append(flags, "--ca-file", ca, "--cache-dir", p.Cache, "--log-file", logFile, "--log-format=json", "--log-level=debug",
-				"--retry-for=1s", "--blob-cache-timeout=0", "--block-size=64KiB", "--write-back=close", "--write-back-delay=0", "--drain-timeout=1s")
+				"--retry-for=200ms", "--blob-cache-timeout=0", "--block-size=64KiB", "--write-back=close", "--write-back-delay=0", "--drain-timeout=200ms")
 			mount := func() mounttest.Result { return run(append(flags, source, p.Dir)...) }
 			if r := mount(); r.Status != 0 {
 				t.Fatalf("%+v", r)
