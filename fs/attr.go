@@ -141,13 +141,15 @@ func Stamp(metadata map[string]string, modified time.Time) {
 	metadata[keyMtime] = modified.UTC().Format(time.RFC3339Nano)
 }
 
-// stamp is Stamp for what this mount writes. Without metadata the time of an earlier content must not stay.
+// stamp is Stamp for what a commit sends. Without metadata the time of an earlier content must not stay, and where other
+// tools have left no room for it, content is worth more than its time.
 func (d *Defaults) stamp(metadata map[string]string, modified time.Time) {
-	if d.NoMetadata {
-		delete(metadata, keyMtime)
-		return
+	if !d.NoMetadata {
+		Stamp(metadata, modified)
 	}
-	Stamp(metadata, modified)
+	if d.NoMetadata || metadataSize(metadata) > maxMetadata {
+		delete(metadata, keyMtime)
+	}
 }
 
 // attr fills in what stat shows of a node. Access times are not kept: unless a program has set one, they show the time of

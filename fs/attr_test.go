@@ -2,9 +2,12 @@ package fs
 
 import (
 	"maps"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"blobmount/blobcache"
 	"blobmount/blobcache/blob"
@@ -89,5 +92,43 @@ func TestKinds(t *testing.T) {
 		if got := kindOf(c.e); got != c.want {
 			t.Errorf("%+v: kind %d, want %d", c.e, got, c.want)
 		}
+	}
+}
+
+// A blob whose metadata other tools have filled can be written to: its time gives way. Other changes say so at once.
+func TestFullMetadata(t *testing.T) {
+	k := newKernel(t, time.Hour)
+	full := map[string]string{"theirs": strings.Repeat("x", maxMetadata-len("theirs"))}
+	if _, err := k.store.Put("file", []byte("old"), blob.WriteOptions{Metadata: full}); err != nil {
+		t.Fatal(err)
+	}
+	id := k.lookup(fuse.FUSE_ROOT_ID, "file")
+	fh, s := k.open(id, syscall.O_RDWR)
+	if s != fuse.OK || k.write(id, fh, 0, []byte("new")) != fuse.OK {
+		t.Fatal("open or write failed")
+	}
+	chmod := func() fuse.Status {
+		in := fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{InHeader: header(id), Valid: fuse.FATTR_MODE, Mode: 0o600}}
+		return k.fs.SetAttr(nil, &in, new(fuse.AttrOut))
+	}
+	if s := chmod(); s != fuse.Status(syscall.ENOSPC) {
+		t.Errorf("chmod of a dirty file: %v", s)
+	}
+	if s := k.close(id, fh); s != fuse.OK {
+		t.Errorf("close: %v", s)
+	}
+	if s := chmod(); s != fuse.Status(syscall.ENOSPC) {
+		t.Errorf("chmod: %v", s)
+	}
+	p, err := k.store.Properties("file", blob.Condition{})
+	if err != nil || !maps.Equal(p.Metadata, full) || k.get("file") != "new" {
+		t.Errorf("the service has %d names in the metadata and %q, %v", len(p.Metadata), k.get("file"), err)
+	}
+	h := header(id)
+	if s := k.fs.RemoveXAttr(nil, &h, "user.theirs"); s != fuse.OK {
+		t.Errorf("removal: %v", s)
+	}
+	if s := chmod(); s != fuse.OK {
+		t.Errorf("chmod with room: %v", s)
 	}
 }

@@ -11,6 +11,17 @@ import (
 	"blobmount/blobcache/blob"
 )
 
+// maxMetadata is how many bytes names and values may have together ("Set Blob Metadata", remarks).
+const maxMetadata = 8 << 10
+
+func metadataSize(m map[string]string) int {
+	size := 0
+	for k, v := range m {
+		size += len(k) + len(v)
+	}
+	return size
+}
+
 // changeMetadata changes the metadata of a node: with the commit of a file that is dirty, in a directory's marker, else by
 // one request. change is given what stat shows, and a copy of the metadata. It returns the time of the last change of the content that is to be
 // shown, or zero if that stays. When it fails, or leaves both as they were, nothing is done.
@@ -26,6 +37,9 @@ func (v *view) changeMetadata(ctx context.Context, n *node, change func(was attr
 		}
 		if !v.defaults.NoMetadata {
 			Stamp(m, cmp.Or(mtime, was.mtime))
+		}
+		if size := metadataSize(m); size > maxMetadata && size > metadataSize(before) {
+			return mtime, syscall.ENOSPC // now, and not when a dirty file is committed
 		}
 		return mtime, nil
 	}

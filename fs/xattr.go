@@ -24,7 +24,7 @@ const attrPrefix = userPrefix + "blobmount."
 
 // maxXattrs is how many bytes names and values in metadata may have together, but for those of reserved, for which 192
 // bytes are left: a blob whose metadata was full could not even be written to. The service takes 8 KiB in all.
-const maxXattrs = 8<<10 - 192
+const maxXattrs = maxMetadata - 192
 
 var kindNames = map[blob.Kind]string{blob.BlockBlob: "block", blob.AppendBlob: "append", blob.PageBlob: "page"}
 
@@ -199,11 +199,7 @@ func (v *view) changeXattr(ctx context.Context, n *node, name string, act func(m
 	case short == "":
 		return syscall.EINVAL
 	}
-	err := v.changeMetadata(ctx, n, func(_ attributes, m map[string]string) (time.Time, error) {
+	return v.changeMetadata(ctx, n, func(_ attributes, m map[string]string) (time.Time, error) {
 		return time.Time{}, act(m, short)
 	})
-	if blob.Is(err, blob.TooLarge) {
-		return syscall.ENOSPC // of foreign metadata that is larger than ours may be
-	}
-	return err
 }
