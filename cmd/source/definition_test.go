@@ -241,3 +241,23 @@ func writable(t *testing.T) string {
 	}
 	return file
 }
+
+func FuzzDefinition(f *testing.F) {
+	const base = "type: azure_blob\nname: d\naccount_name: acct1\ncontainer_name: data\n"
+	for _, s := range []string{base, base + "credentials: {account_key: " + planted + "}\n", base + "endpoint: http://127.0.0.1:1/acct1\nprefix: a/b\n",
+		"type: azure_file\nname: d\n", base + "tags: &a {b: *a}\n", "{\"type\": \"azure_data_lake_gen2\"}", base + "? " + planted + "\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := parseDefinition("d.yml", []byte(s))
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r\x00") || strings.Contains(err.Error(), planted) {
+				t.Errorf("error is not one line, or shows the secret: %q", err)
+			}
+			return
+		}
+		if !datastoreName.MatchString(d.Name) || d.Unsupported == "" && (checkContainer(d.Container) != nil || d.Account == "" || d.Endpoint == "") {
+			t.Errorf("%q gives %+v", s, d)
+		}
+	})
+}
