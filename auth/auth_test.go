@@ -391,6 +391,11 @@ func TestTokenError(t *testing.T) {
 	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || te.Rejected || !te.Temporary() {
 		t.Errorf("error of a failing service is %v", err)
 	}
+	n.TokenCredential = fixedToken{azidentity.NewCredentialUnavailableError("Azure CLI not found\non path")}
+	if _, err = n.GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.As(err, &te) || te.Rejected || te.Temporary() ||
+		te.Reason != "Azure CLI not found on path" {
+		t.Errorf("error of azidentity itself is %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	n = named{TokenCredential: fixedToken{context.Canceled}}

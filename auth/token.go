@@ -87,6 +87,11 @@ func (n named) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azco
 		e.Reason, e.temporary = fmt.Sprintf("the identity service answers %s", refused), true
 	case refused.status != 0:
 		e.Rejected, e.Reason, e.Advice = true, refused.String(), refused.advice()
+	default:
+		// What azidentity says by itself, such as that the Azure CLI is not installed. Nothing else is repeated.
+		if final := interface{ NonRetriable() }(nil); errors.As(err, &final) {
+			e.Reason = oneLine(err)
+		}
 	}
 	return t, e
 }
