@@ -1,0 +1,191 @@
+package blobcache
+
+import (
+	"context"
+	"slices"
+	"sort"
+)
+
+// Reader reads a directory from its beginning. One goroutine at a time may use it.
+type Reader struct {
+	n    *Names
+	d    *dirNames
+	l    *listing
+	tail []Named // what is there and not in the listing; nil before it is needed
+}
+
+// Stamp names a state of a directory: as long as it is the same, so are the entries and their positions. The zero Stamp
+// is that of no state.
+type Stamp struct {
+	l       *listing
+	changes uint64
+}
+
+// Stamp returns the state of a directory whose listing a reader that begins now would use, without asking: the zero
+// Stamp if there is none.
+func (n *Names) Stamp(dir string) Stamp {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if d := n.dirs[dir]; d != nil && d.listing != nil && n.usable(d.listing) {
+		return Stamp{d.listing, d.changes}
+	}
+	return Stamp{}
+}
+
+// Open begins to read a directory, from what is known if that is not older than the timeout.
+func (n *Names) Open(ctx context.Context, dir string) (*Reader, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.open(ctx, dir)
+}
+
+// open is Open with n.mu held, but not while it waits.
+func (n *Names) open(ctx context.Context, dir string) (*Reader, error) {
+	d := n.dir(dir)
+	if d.listing == nil || !n.usable(d.listing) {
+		n.visited(d)
+		if err := n.fromWalk(ctx, dir); err != nil {
+			return nil, err
+		}
+		d = n.dir(dir)
+	}
+	if d.listing == nil || !n.usable(d.listing) {
+		n.newListing(d)
+	}
+	return &Reader{n: n, d: d, l: d.listing}, nil
+}
+
+// Stamp returns the state of the directory that the reader shows.
+func (r *Reader) Stamp() Stamp {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	return Stamp{r.l, r.d.changes}
+}
+
+// batch is how many entries are copied out at once: about what fits into one answer to the kernel.
+const batch = 64
+
+// Read calls yield with the entries from a position on, and the position after each, until it returns false or there are
+// no more. 0 is the first position; others are those that were given to yield before. Entries come in the order of their
+// names with a slash behind, then those that were made meanwhile.
+func (r *Reader) Read(ctx context.Context, pos int, yield func(e Named, next int) bool) error {
+	entries := make([]Named, 0, batch)
+	for walked := 0; ; {
+		entries, next, more := r.copy(entries[:0], pos)
+		for i := range entries {
+			if !yield(entries[i], next[i]) {
+				return nil
+			}
+			pos = next[i]
+		}
+		switch {
+		case len(entries) > 0:
+		case !more:
+			return nil
+		default:
+			if err := r.advance(ctx, &walked); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// copy returns entries from a position on, each with the position after it. Without any, more says whether the service has
+// to be asked for them.
+func (r *Reader) copy(entries []Named, pos int) (_ []Named, next []int, more bool) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	l := r.l
+	for len(entries) < batch && pos < l.count {
+		i := sort.SearchInts(l.first, pos+1) - 1
+		p := l.parts[i]
+		if p == nil {
+			// It was given up. The same entries come again by a listing of this reader's own.
+			r.l = &listing{dir: l.dir, begun: r.n.now()}
+			return entries, next, true
+		}
+		for j := pos - l.first[i]; j < p.len() && len(entries) < batch; j++ {
+			pos++
+			e := p.entry(l.dir, j)
+			if one, ok := r.d.over[e.Name]; ok && !one.ask && (one.Pending || !l.after(p, one)) {
+				if !one.exists {
+					continue
+				}
+				e.Entry = one.Entry
+			}
+			entries, next = append(entries, e), append(next, pos)
+		}
+	}
+	switch {
+	case !l.done && len(entries) > 0 && pos >= l.count && l.walk == nil:
+		r.n.start(l) // the kernel has work for as long as the next page takes
+	case l.done && len(entries) == 0:
+		if r.tail == nil {
+			r.tail = r.d.others(l)
+		}
+		for i := pos - l.count; i < len(r.tail) && len(entries) < batch; i++ {
+			entries, next = append(entries, r.tail[i]), append(next, l.count+i+1)
+		}
+	}
+	return entries, next, !l.done
+}
+
+// others returns what is there beside a complete listing, sorted. Names.mu is held.
+func (d *dirNames) others(l *listing) []Named {
+	out := []Named{}
+	for name, k := range d.over {
+		if !k.exists {
+			continue
+		}
+		if p := l.part(name); p != nil {
+			if _, there := p.find(l.dir, name); there || !k.Pending && l.after(p, k) {
+				continue // it was shown, or is gone
+			}
+		} else if !k.Pending || k.Properties.ETag != "" {
+			continue // it may have been shown
+		}
+		out = append(out, Named{name, k.Entry})
+	}
+	slices.SortFunc(out, func(a, b Named) int { return compareNames(a.Name, b.Name) })
+	return out
+}
+
+// advance brings more of the listing. walked counts the requests of a walk that were made for this reader alone; when they
+// are too many the directory is listed by itself.
+func (r *Reader) advance(ctx context.Context, walked *int) error {
+	r.n.mu.Lock()
+	if w := r.l.walk; w != nil && !r.l.done && (w.dead || !w.worth(*walked)) {
+		if r.n.dirs[r.d.path] == r.d {
+			r.l = r.n.newListing(r.d)
+		} else {
+			r.l = &listing{dir: r.l.dir, begun: r.n.now()}
+		}
+	}
+	r.n.mu.Unlock()
+	*walked++
+	_, err := r.n.more(ctx, r.l)
+	return err
+}
+
+// List returns all entries of a directory, as a Reader does. fresh makes it ask in any case.
+func (n *Names) List(ctx context.Context, dir string, fresh bool) ([]Named, error) {
+	var r *Reader
+	var err error
+	n.mu.Lock()
+	if fresh {
+		d := n.dir(dir)
+		r = &Reader{n: n, d: d, l: n.newListing(d)}
+	} else {
+		r, err = n.open(ctx, dir)
+	}
+	n.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	var out []Named
+	err = r.Read(ctx, 0, func(e Named, _ int) bool {
+		out = append(out, e)
+		return true
+	})
+	return out, err
+}
