@@ -184,7 +184,7 @@ func TestWalkIsNoGuess(t *testing.T) {
 			s.fill(t, fmt.Sprintf("d%02d/f%02d", i, j))
 		}
 	}
-	n, now := newNames(t, s, time.Hour)
+	n, _ := newNames(t, s, time.Hour)
 	n.cont = smallPages{Container: s, max: 100}
 	listed(t, n, "", false)
 	s.Reset()
@@ -197,7 +197,7 @@ func TestWalkIsNoGuess(t *testing.T) {
 	if len(n.walks) > 0 {
 		t.Error("the walk goes on")
 	}
-	n, now = newNames(t, s, time.Hour)
+	n, now := newNames(t, s, time.Hour)
 	listed(t, n, "", false)
 	s.Reset()
 	for i := range 20 {

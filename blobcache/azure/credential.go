@@ -102,6 +102,10 @@ type copySource struct {
 
 type copySourceKey struct{}
 
+// renameSourceKey is the key under which the context of a rename has its source, which is authorised by itself: a SAS goes
+// with its path, and may be another one for each try.
+type renameSourceKey struct{}
+
 // signer is the pipeline's policy that authorises each try.
 type signer struct {
 	c *Container
@@ -117,6 +121,12 @@ func (s signer) Do(req *policy.Request) (*http.Response, error) {
 		if err := a.setSource(raw, from, s.c); err != nil {
 			return nil, err
 		}
+	}
+	if from, ok := raw.Context().Value(renameSourceKey{}).(string); ok {
+		if a.sas != "" {
+			from += "?" + a.sas
+		}
+		raw.Header.Set("x-ms-rename-source", from)
 	}
 	switch {
 	case a.key != nil:

@@ -55,16 +55,13 @@ func (h *Hierarchical) Rename(ctx context.Context, dst, src string, o blob.Renam
 	}
 	ctx, tries := withAttempts(ctx, op, dst)
 	header := map[string]string{
-		"x-ms-rename-source":   "/" + path.Base(h.base) + "/" + escape(src),
 		"x-ms-source-if-match": string(o.Source.IfMatch),
 		"If-Match":             string(o.Condition.IfMatch),
 		"If-None-Match":        string(o.Condition.IfNoneMatch),
 		"x-ms-source-lease-id": h.leases.Held(src),
 		"x-ms-lease-id":        h.leases.Held(dst),
 	}
-	if sas := h.access.Load().sas; sas != "" {
-		header["x-ms-rename-source"] += "?" + sas // the source is authorised by itself
-	}
+	ctx = context.WithValue(ctx, renameSourceKey{}, "/"+path.Base(h.base)+"/"+escape(src))
 	query := "mode=posix"
 	for {
 		resp, err := h.send(ctx, http.MethodPut, dst, query, header, http.StatusCreated)
