@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -68,21 +69,31 @@ func (n *Names) knowsOther(dir string, names []string) (has, known bool) {
 	if d == nil || d.listing == nil || !d.listing.done || !n.usable(d.listing) {
 		return false, false
 	}
-	for other, k := range d.over {
-		if k.exists && !k.Pending && !slices.Contains(names, other) {
-			return true, true
+	is := func(other string) bool {
+		k, _ := d.find(other)
+		return k.exists && !k.Pending && !slices.Contains(names, other)
+	}
+	if d.other != "" && is(d.other) {
+		return true, true
+	}
+	// Programs delete a directory name by name and ask each time. A name by chance stays for half of what is left, so all
+	// are looked at a few times only.
+	d.other = ""
+	count := 0
+	try := func(other string) {
+		if is(other) {
+			if count++; rand.IntN(count) == 0 {
+				d.other = other
+			}
 		}
+	}
+	for other := range d.over {
+		try(other)
 	}
 	for _, p := range d.listing.parts {
 		for i := range p.len() {
-			other := string(p.name(i))
-			if slices.Contains(names, other) {
-				continue
-			}
-			if k, _ := d.find(other); k.exists && !k.Pending {
-				return true, true
-			}
+			try(string(p.name(i)))
 		}
 	}
-	return false, true
+	return count > 0, true
 }

@@ -13,6 +13,7 @@ import (
 // listing is one reading of a directory in the service, page by page, as far as somebody wanted to know. It only grows:
 // an entry keeps its position. Names.mu guards it.
 type listing struct {
+	number  uint64 // counted up
 	dir     string
 	parts   []*packed // the first cut of them are nil: they were given up for want of memory
 	cut     int
@@ -59,10 +60,17 @@ func (n *Names) unlist(d *dirNames) {
 	}
 }
 
+// private begins a listing that nobody else will use. n.mu is held.
+func (n *Names) private(dir string) *listing {
+	n.listings++
+	return &listing{number: n.listings, dir: dir, begun: n.now()}
+}
+
 // newListing begins to list a directory. n.mu is held.
 func (n *Names) newListing(d *dirNames) *listing {
 	n.unlist(d)
-	d.listing = &listing{dir: d.path, begun: n.now(), kept: true}
+	d.listing = n.private(d.path)
+	d.listing.kept = true
 	d.asked = 0
 	return d.listing
 }
@@ -96,17 +104,35 @@ func (n *Names) usable(l *listing) bool {
 
 // part returns the part that knows whether a name is there, nil if none does. Names.mu is held.
 func (l *listing) part(name string) *packed {
+	if i := l.partIndex(name); i < len(l.parts) {
+		return l.parts[i]
+	}
+	return nil
+}
+
+// partIndex returns the index of the part that knows whether a name is there, which is nil if it was given up;
+// len(l.parts) if none does. Names.mu is held.
+func (l *listing) partIndex(name string) int {
 	if l.cut > 0 && within(name, l.low) {
-		return nil
+		return 0
 	}
-	parts := l.parts[l.cut:]
-	i := sort.Search(len(parts), func(i int) bool {
-		return within(name, parts[i].bound) || i == len(parts)-1 && l.done
+	return l.cut + sort.Search(len(l.parts)-l.cut, func(i int) bool {
+		i += l.cut
+		return within(name, l.parts[i].bound) || i == len(l.parts)-1 && l.done
 	})
-	if i == len(parts) {
-		return nil
+}
+
+// behind returns the index of the first entry behind a name; false when it is not known yet. Names.mu is held.
+func (l *listing) behind(name string) (int, bool) {
+	i := l.partIndex(name)
+	switch {
+	case i == len(l.parts):
+		return 0, false
+	case l.parts[i] == nil:
+		return l.first[l.cut], true // what was given up is behind the reader, or it would not have been
 	}
-	return parts[i]
+	p := l.parts[i]
+	return l.first[i] + sort.Search(p.len(), func(j int) bool { return compareNames(string(p.name(j)), name) > 0 }), true
 }
 
 // trim gives up the oldest part, but not the last two, and returns its size, or 0. Names.mu is held.

@@ -64,6 +64,8 @@ type Names struct {
 
 	mu  sync.Mutex // guards what is below, and all fields of dirNames, listing and walk that do not say otherwise
 	seq uint64     // counts our own changes
+	// listings counts the listings, to number them.
+	listings uint64
 	// lastDrop is seq when all knowledge of a directory was dropped last.
 	lastDrop uint64
 	dirs     map[string]*dirNames
@@ -85,6 +87,8 @@ type dirNames struct {
 	asked int // lookups that had to ask the service since the last listing
 	// changes counts what may have changed the names that a reader shows, beside the listing.
 	changes uint64
+	// other is a name that was there when somebody asked whether there is any, see knowsOther.
+	other string
 }
 
 // known is what is known of one name.
@@ -239,6 +243,9 @@ func (n *Names) noteAsk(p string) *dirNames {
 		return d
 	}
 	l := d.listing
+	if l != nil && l.cut > 0 && n.left(l.begun) > 0 {
+		return d // it does not fit into memory: a listing for lookups would begin again and again
+	}
 	if l == nil || !n.usable(l) {
 		l = n.newListing(d)
 		l.lookups = true
@@ -397,11 +404,15 @@ func (n *Names) Forget(p string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.seq++
-	if d := n.dirs[dir]; d != nil {
-		n.set(d, name, known{ask: true, seq: n.seq, at: n.now()})
-		if d.listing != nil {
-			d.listing.stale = true
-		}
+	d := n.dirs[dir]
+	if d == nil {
+		n.lastDrop = n.seq
+		n.droppedInWalks(dir) // a walk must not bring what is older
+		return
+	}
+	n.set(d, name, known{ask: true, seq: n.seq, at: n.now()})
+	if d.listing != nil {
+		d.listing.stale = true
 	}
 }
 

@@ -29,7 +29,8 @@ func (n *Names) shrink() {
 
 // release forgets a directory, but not what the service does not have yet. n.mu is held.
 func (n *Names) release(d *dirNames) {
-	n.detach(d)
+	n.seq++
+	n.drop(d.path)
 	// The rest gets a new place: answers that are on their way know the old one, and so are not kept.
 	for name, k := range d.over {
 		if k.Pending {

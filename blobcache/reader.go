@@ -12,13 +12,19 @@ type Reader struct {
 	d    *dirNames
 	l    *listing
 	tail []Named // what is there and not in the listing; nil before it is needed
+	// shift is what makes a position of an index in the listing: it is not 0 when the listing took the place of another.
+	shift int
+	// shown is the position behind the entry that was shown last, and name its name.
+	shown int
+	name  string
+	// resume is the name behind which to go on in a listing that has just taken the place of another; empty: none has.
+	resume string
 }
 
 // Stamp names a state of a directory: as long as it is the same, so are the entries and their positions. The zero Stamp
 // is that of no state.
 type Stamp struct {
-	l       *listing
-	changes uint64
+	listing, changes uint64
 }
 
 // Stamp returns the state of a directory whose listing a reader that begins now would use, without asking: the zero
@@ -27,7 +33,7 @@ func (n *Names) Stamp(dir string) Stamp {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if d := n.dirs[dir]; d != nil && d.listing != nil && n.usable(d.listing) {
-		return Stamp{d.listing, d.changes}
+		return Stamp{d.listing.number, d.changes}
 	}
 	return Stamp{}
 }
@@ -59,7 +65,7 @@ func (n *Names) open(ctx context.Context, dir string) (*Reader, error) {
 func (r *Reader) Stamp() Stamp {
 	r.n.mu.Lock()
 	defer r.n.mu.Unlock()
-	return Stamp{r.l, r.d.changes}
+	return Stamp{r.l.number, r.d.changes}
 }
 
 // batch is how many entries are copied out at once: about what fits into one answer to the kernel.
@@ -77,13 +83,14 @@ func (r *Reader) Read(ctx context.Context, pos int, yield func(e Named, next int
 				return nil
 			}
 			pos = next[i]
+			r.shown, r.name = pos, entries[i].Name
 		}
 		switch {
 		case len(entries) > 0:
 		case !more:
 			return nil
 		default:
-			if err := r.advance(ctx, &walked); err != nil {
+			if err := r.advance(ctx, pos, &walked); err != nil {
 				return err
 			}
 		}
@@ -96,16 +103,24 @@ func (r *Reader) copy(entries []Named, pos int) (_ []Named, next []int, more boo
 	r.n.mu.Lock()
 	defer r.n.mu.Unlock()
 	l := r.l
-	for len(entries) < batch && pos < l.count {
-		i := sort.SearchInts(l.first, pos+1) - 1
+	if r.resume != "" {
+		i, ok := l.behind(r.resume)
+		if !ok {
+			return entries, next, !l.done
+		}
+		r.shift, r.resume = pos-i, ""
+	}
+	at := max(pos-r.shift, 0) // the index of the next entry
+	for len(entries) < batch && at < l.count {
+		i := sort.SearchInts(l.first, at+1) - 1
 		p := l.parts[i]
 		if p == nil {
 			// It was given up. The same entries come again by a listing of this reader's own.
-			r.l = &listing{dir: l.dir, begun: r.n.now()}
+			r.replace(r.n.private(l.dir), pos)
 			return entries, next, true
 		}
-		for j := pos - l.first[i]; j < p.len() && len(entries) < batch; j++ {
-			pos++
+		for j := at - l.first[i]; j < p.len() && len(entries) < batch; j++ {
+			at++
 			e := p.entry(l.dir, j)
 			if one, ok := r.d.over[e.Name]; ok && !one.ask && (one.Pending || !l.after(p, one)) {
 				if !one.exists {
@@ -113,21 +128,30 @@ func (r *Reader) copy(entries []Named, pos int) (_ []Named, next []int, more boo
 				}
 				e.Entry = one.Entry
 			}
-			entries, next = append(entries, e), append(next, pos)
+			entries, next = append(entries, e), append(next, at+r.shift)
 		}
 	}
 	switch {
-	case !l.done && len(entries) > 0 && pos >= l.count && l.walk == nil:
+	case !l.done && len(entries) > 0 && at >= l.count && l.walk == nil:
 		r.n.start(l) // the kernel has work for as long as the next page takes
 	case l.done && len(entries) == 0:
 		if r.tail == nil {
 			r.tail = r.d.others(l)
 		}
-		for i := pos - l.count; i < len(r.tail) && len(entries) < batch; i++ {
-			entries, next = append(entries, r.tail[i]), append(next, l.count+i+1)
+		for i := at - l.count; i < len(r.tail) && len(entries) < batch; i++ {
+			entries, next = append(entries, r.tail[i]), append(next, l.count+i+1+r.shift)
 		}
 	}
 	return entries, next, !l.done
+}
+
+// replace goes on in another listing of the directory, behind the entry that was shown last: the names that are gone by now
+// have moved all indexes. A reader that has jumped elsewhere can only take its position for an index. Names.mu is held.
+func (r *Reader) replace(l *listing, pos int) {
+	r.l = l
+	if pos > 0 && pos == r.shown {
+		r.resume = r.name
+	}
 }
 
 // others returns what is there beside a complete listing, sorted. Names.mu is held.
@@ -152,13 +176,16 @@ func (d *dirNames) others(l *listing) []Named {
 
 // advance brings more of the listing. walked counts the requests of a walk that were made for this reader alone; when they
 // are too many the directory is listed by itself.
-func (r *Reader) advance(ctx context.Context, walked *int) error {
+func (r *Reader) advance(ctx context.Context, pos int, walked *int) error {
 	r.n.mu.Lock()
 	if w := r.l.walk; w != nil && !r.l.done && (w.dead || !w.worth(*walked)) {
-		if r.n.dirs[r.d.path] == r.d {
-			r.l = r.n.newListing(r.d)
-		} else {
-			r.l = &listing{dir: r.l.dir, begun: r.n.now()}
+		switch d := r.n.dirs[r.d.path]; {
+		case d != r.d:
+			r.replace(r.n.private(r.l.dir), pos)
+		case d.listing != nil && d.listing != r.l && r.n.usable(d.listing):
+			r.replace(d.listing, pos) // another reader was here before
+		default:
+			r.replace(r.n.newListing(d), pos)
 		}
 	}
 	r.n.mu.Unlock()

@@ -48,23 +48,29 @@ const (
 	walkAfter  = 4
 	walkWindow = 5 * time.Second
 	// firstPages and nextPages are how many requests are made for the sake of one directory: before a walk has served any,
-	// and then. One that covers four directories with a request may go on for longer, since it costs less than it saves.
+	// and then. One that covers four directories with a request costs less than it saves, and may make cheapPages: more
+	// would let one lookup wait for a directory of millions that comes before.
 	firstPages = 3
 	nextPages  = 8
+	cheapPages = 32
 	// maxWalks bounds the walks that may go on.
 	maxWalks = 4
 )
 
 // worth reports whether a walk should go on after so many requests for one directory. Names.mu is held.
 func (w *walk) worth(requests int) bool {
-	if 4*w.pages <= w.passed {
-		return true
-	}
-	if w.served {
+	switch {
+	case w.cheap():
+		return requests < cheapPages
+	case w.served:
 		return requests < nextPages
+	default:
+		return requests < firstPages
 	}
-	return requests < firstPages
 }
+
+// cheap reports whether a walk saves more requests than it makes. Names.mu is held.
+func (w *walk) cheap() bool { return 4*w.pages <= w.passed }
 
 // covers reports whether a walk comes through a directory.
 func (w *walk) covers(dir string) bool {
@@ -139,6 +145,9 @@ func (n *Names) fromWalk(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
+	}
+	if w.cheap() {
+		return nil // the next directory may find it further on
 	}
 	if w.missed++; w.missed == 2 {
 		n.end(w)
@@ -287,7 +296,7 @@ func (w *walk) take(page blob.Page, req request) harvest {
 				break
 			}
 			up := w.open[depth]
-			l := &listing{begun: req.at, walk: w}
+			l := &listing{begun: req.at, walk: w} // reap gives it its number
 			if up.listing == nil {
 				l.dir = join(w.root, name)
 			} else {
@@ -324,6 +333,10 @@ func (w *walk) take(page blob.Page, req request) harvest {
 func (n *Names) reap(w *walk, h harvest, req request) {
 	for _, g := range h.parts {
 		l := g.listing
+		if g.begun {
+			n.listings++
+			l.number = n.listings
+		}
 		if g.begun && !w.wasDropped(l.dir) {
 			d := n.dir(l.dir)
 			if d.listing == nil || !n.usable(d.listing) {

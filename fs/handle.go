@@ -61,12 +61,7 @@ func (h *handle) read(ctx context.Context, v *view, pos int, yield func(e blobca
 			return err
 		}
 		h.reader = r
+		h.node.setShown(r.Stamp()) // as it is now: what is learned while it is read may not be shown
 	}
-	if err := h.reader.Read(ctx, pos, yield); err != nil {
-		return err
-	}
-	if pos == 0 {
-		h.node.setShown(h.reader.Stamp())
-	}
-	return nil
+	return h.reader.Read(ctx, pos, yield)
 }

@@ -388,14 +388,21 @@ func (fs *fileSystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRan
 func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	n := fs.nodes.get(in.NodeId)
 	fs.nodes.hold(n)
-	out.Fh = fs.handles.add(&handle{node: n})
+	h := &handle{node: n}
+	out.Fh = fs.handles.add(h)
 	if fs.timeout == 0 {
 		return fuse.OK
 	}
 	// The kernel keeps what it is shown, and needs no message to show it again while it is the same.
 	out.OpenFlags = fuse.FOPEN_CACHE_DIR
 	if path, linked := fs.nodes.path(n); linked && n.showed(fs.names.Stamp(path)) {
-		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		ctx := newRequest(cancel, in.Pid)
+		defer ctx.end()
+		// It may begin in the middle, when it has dropped a part of what it kept.
+		if r, err := fs.names.Open(ctx, path); err == nil && n.showed(r.Stamp()) {
+			h.reader = r
+			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		}
 	}
 	return fuse.OK
 }
