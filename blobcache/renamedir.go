@@ -471,25 +471,32 @@ func (d *dirRename) copyOne(ctx context.Context, b renamedBlob) (renamedBlob, er
 		w, err := d.cont.Copy(ctx, dst, src, blob.CopyOptions{
 			Source: blob.Condition{IfMatch: b.etag}, Condition: blob.Condition{IfNoneMatch: blob.Any},
 		})
-		switch code := blob.CodeOf(err); {
-		case err == nil:
+		if err == nil {
 			b.copy = w
 			return b, nil
-		case code == blob.Exists:
-			// The directory was empty: it is ours if it is of this source, of a try whose answer was lost.
-			p, ours, perr := d.isCopy(ctx, b)
-			if perr != nil {
-				return b, perr
-			}
-			if ours {
-				b.copy = blob.Written{ETag: p.ETag, Modified: p.Modified}
-				return b, nil
-			}
-			return b, fmt.Errorf("%w: another writer made %q: %w", ErrNotEmpty, dst, err)
-		case code != blob.ConditionNotMet && code != blob.NotFound || try == sourceTries:
+		}
+		code := blob.CodeOf(err)
+		if code != blob.Exists && code != blob.ConditionNotMet && code != blob.NotFound {
 			return b, err
 		}
-		p, err := d.cont.Properties(ctx, src, blob.Condition{})
+		// The directory was empty: what is there is ours if it is of this source, of a try whose answer was lost. It was
+		// not there after the try before, so that it is of this version. The source may be another one by now, which must
+		// not be deleted: so this is asked before the next version is.
+		p, ours, perr := d.isCopy(ctx, b)
+		switch {
+		case perr != nil:
+			return b, perr
+		case ours && (try == 1 || code != blob.Exists):
+			b.copy = blob.Written{ETag: p.ETag, Modified: p.Modified}
+			return b, nil
+		case ours: // or an earlier try came late: nobody can tell of which version it is
+			return b, fmt.Errorf("%w: %q changes while it is copied: %w", ErrNotEmpty, src, err)
+		case code == blob.Exists:
+			return b, fmt.Errorf("%w: another writer made %q: %w", ErrNotEmpty, dst, err)
+		case try == sourceTries:
+			return b, err
+		}
+		p, err = d.cont.Properties(ctx, src, blob.Condition{})
 		if blob.Is(err, blob.NotFound) {
 			return b, nil // deleted by somebody else: there is nothing to rename
 		}
@@ -581,7 +588,9 @@ func (d *dirRename) deleteOne(ctx context.Context, b renamedBlob) error {
 		return err
 	}
 	d.deleted.Add(1)
-	d.c.Moved(d.cont, src, b.etag, dst, b.copy.ETag)
+	if err == nil || !d.late { // the process before may have copied a later version than it had planned, and not noted that
+		d.c.Moved(d.cont, src, b.etag, dst, b.copy.ETag)
+	}
 	if h != nil {
 		h.now = &blob.Written{ETag: b.copy.ETag, Modified: b.copy.Modified}
 	}

@@ -494,6 +494,55 @@ func TestRenameBesideWriters(t *testing.T) {
 	}
 }
 
+// TestRenameLostCopy: another host writes a blob of the same size after it was copied, and the answer to the copy is lost.
+// Its version stays under the old name, also when the process ends before it has noted the copy.
+func TestRenameLostCopy(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		s, cfg := newService(), config(t.TempDir())
+		putTree(t, s)
+		copied, path, saved := false, "", []byte(nil)
+		m := &meddling{service: s, before: func(op, name string) {
+			if op != "Copy" || name != "to/a" || copied {
+				return
+			}
+			copied = true
+			o := blob.CopyOptions{Source: blob.Condition{IfMatch: s.properties(t, "from/a").ETag}}
+			if _, err := s.store.Copy("to/a", "from/a", o); err != nil {
+				t.Error(err)
+			}
+			if ended {
+				path = journals(t, cfg.Dir)[0]
+				var err error
+				if saved, err = os.ReadFile(path); err != nil {
+					t.Error(err)
+				}
+				s.faults.Add(blobtest.Fault{Err: errService})
+				return
+			}
+			s.put(t, "from/a", 1, 7)
+		}}
+		c := openCache(t, cfg)
+		if err := c.RenameDir(t.Context(), m, renaming()); (err != nil) != ended {
+			t.Fatalf("ended %v: %v", ended, err)
+		}
+		if ended {
+			crash(c)
+			s.faults.Clear()
+			if err := os.WriteFile(path, saved, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.put(t, "from/a", 1, 7)
+			recoverRenames(t, openCache(t, cfg), s)
+		}
+		if old := s.content(t, "from/a"); len(old) != 1 || old[0] == 'a' || string(s.content(t, "to/a")) != "a" {
+			t.Errorf("ended %v: under the old name is %q, under the new %q", ended, old, s.content(t, "to/a"))
+		}
+		if s.content(t, "from/b/c") != nil || string(s.content(t, "to/b/c")) != "c" || len(journals(t, cfg.Dir)) > 0 {
+			t.Errorf("ended %v: not finished: %q", ended, slices.Sorted(maps.Keys(snapshot(t, s))))
+		}
+	}
+}
+
 // TestRenameOpenFiles renames what is open: clean, dirty, new, and opened in the middle. Each goes on under its new name.
 func TestRenameOpenFiles(t *testing.T) {
 	s, cfg := newService(), config(t.TempDir())
