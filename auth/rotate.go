@@ -42,6 +42,10 @@ type Watcher struct {
 	every time.Duration // pollEvery
 	// reading is held, as its one element, while the sources are read and a credential is tried.
 	reading chan struct{}
+	// life is what credentials are tried with: it ends with Run, and has no values. What a refused request carries in its
+	// context is about that request.
+	life context.Context
+	end  context.CancelFunc
 
 	mu      sync.Mutex // guards what is below; never held over I/O
 	state   Access
@@ -49,7 +53,8 @@ type Watcher struct {
 	warn    time.Duration // before the end
 	said    phase         // the last that the log told of
 	used    Found         // the credential in use
-	refused Found         // the one that was refused last, if it is still there
+	refused Found         // the one that was refused last, or could not be judged, if it is still there
+	unknown bool          // it could not be judged
 	next    time.Time     // no earlier than that is the same tried again
 	begun   time.Time     // when the sources were read last
 
@@ -74,6 +79,7 @@ func NewWatcher(cfg WatcherConfig) (*Watcher, Found, error) {
 		return nil, Found{}, err
 	}
 	w := &Watcher{cfg: cfg, every: pollEvery, reading: make(chan struct{}, 1)}
+	w.life, w.end = context.WithCancel(context.Background())
 	w.inUse(found, true)
 	return w, found, nil
 }
@@ -99,19 +105,20 @@ const (
 )
 
 // Renew is to be called when the service has refused the credential in use. It returns when the sources were read, by a
-// look that began after the call, and what was found there has come into use, or will not. Many calls at once cost one
+// look that began after the call, and what was found there has come into use, or will not, or, if undecided is set, is
+// another credential that nobody could be asked about: then it is worth to call again later. Many calls at once cost one
 // look.
-func (w *Watcher) Renew(ctx context.Context) {
+func (w *Watcher) Renew(ctx context.Context) (undecided bool) {
 	called := time.Now()
 	if !w.acquire(ctx) {
-		return
+		return false
 	}
 	defer w.release()
 	w.mu.Lock()
-	begun := w.begun
+	begun, undecided := w.begun, w.unknown
 	w.mu.Unlock()
 	if begun.After(called) {
-		return
+		return undecided
 	}
 	if wait := time.Until(begun.Add(renewGap)); wait > 0 {
 		t := time.NewTimer(wait)
@@ -119,11 +126,14 @@ func (w *Watcher) Renew(ctx context.Context) {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 	// What the look finds is for everybody: it does not end with the one request that asked for it.
-	w.look(context.WithoutCancel(ctx))
+	w.look(w.life)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.unknown
 }
 
 // poll looks at the sources, and at the clock.
@@ -152,7 +162,8 @@ func (w *Watcher) release() { <-w.reading }
 func (w *Watcher) look(ctx context.Context) {
 	w.mu.Lock()
 	w.begun = time.Now()
-	used, refused, next := w.used, w.refused, w.next
+	used, refused, next, unknown := w.used, w.refused, w.next, w.unknown
+	w.unknown = false
 	w.mu.Unlock()
 	found, err := Find(w.cfg.Options)
 	switch {
@@ -163,6 +174,9 @@ func (w *Watcher) look(ctx context.Context) {
 		w.unchanged()
 		return
 	case found.Same(refused) && time.Now().Before(next):
+		w.mu.Lock()
+		w.unknown = unknown
+		w.mu.Unlock()
 		return
 	case isChain(found) && !isChain(used):
 		w.problem("the credential is not there any more")
@@ -174,7 +188,8 @@ func (w *Watcher) look(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryBound)
 	defer cancel()
-	switch w.cfg.Try(ctx, found) {
+	verdict := w.cfg.Try(ctx, found)
+	switch verdict {
 	case Accepted:
 		w.cfg.Use(found)
 		w.inUse(found, false)
@@ -185,7 +200,7 @@ func (w *Watcher) look(ctx context.Context) {
 		w.problem("the service cannot be asked whether it accepts the changed " + found.Origin)
 	}
 	w.mu.Lock()
-	w.refused, w.next = found, time.Now().Add(refusedGap)
+	w.refused, w.next, w.unknown = found, time.Now().Add(refusedGap), verdict == Unknown
 	w.mu.Unlock()
 }
 

@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+// ofRequest is the key of a value that a request carries.
+type ofRequest struct{}
+
 // watched is a secret directory with a Watcher, and a service that answers for it.
 type watched struct {
 	t   *testing.T
@@ -42,7 +45,10 @@ func (x *watched) start() Found {
 	w, found, err := NewWatcher(WatcherConfig{
 		Options: Options{SecretDir: x.dir, LookupEnv: func(name string) (string, bool) { v, ok := x.env[name]; return v, ok }},
 		Log:     slog.New(slog.NewTextHandler(&x.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Try: func(_ context.Context, f Found) Verdict {
+		Try: func(ctx context.Context, f Found) Verdict {
+			if ctx.Value(ofRequest{}) != nil {
+				x.t.Error("the try has the values of a request")
+			}
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.tried++
@@ -191,7 +197,9 @@ func TestWatcherTriesAgain(t *testing.T) {
 			x.verdict = func(Found) Verdict { return verdict }
 			x.put(account(1))
 			for range 100 {
-				x.w.Renew(t.Context())
+				if undecided := x.w.Renew(context.WithValue(t.Context(), ofRequest{}, true)); undecided != (verdict == Unknown) {
+					t.Fatalf("verdict %d: undecided is %v", verdict, undecided)
+				}
 			}
 			// 100 looks take 20 s: one a second is tried.
 			if x.tried < 18 || x.tried > 22 || len(x.used) != 0 {
@@ -202,7 +210,9 @@ func TestWatcherTriesAgain(t *testing.T) {
 			}
 			x.verdict = nil
 			time.Sleep(refusedGap)
-			x.w.poll(t.Context())
+			if x.w.Renew(t.Context()) {
+				t.Error("undecided though it was accepted")
+			}
 			if x.last() != key64(1) {
 				t.Error("it did not come into use when it was good")
 			}

@@ -28,8 +28,10 @@ func watch(dir string) *fsnotify.Watcher {
 	return w
 }
 
-// Run reads the sources when they change, and every two seconds in any case, until ctx is done. It is to run once.
+// Run reads the sources when they change, and every two seconds in any case, until ctx is done. It is to run once; no
+// credential is tried after it.
 func (w *Watcher) Run(ctx context.Context) {
+	defer w.end()
 	var changed <-chan fsnotify.Event // nil without a watch
 	var failed <-chan error
 	var dir *fsnotify.Watcher

@@ -42,8 +42,10 @@ type Config struct {
 	URL        string
 	Credential Credential
 	// Renew is called when the service has refused the credential, before the operation fails. It may call
-	// SetCredential: then the operation is tried again. Parallel calls are made. Nil for a credential that never changes.
-	Renew func(context.Context)
+	// SetCredential: then the operation is tried again. If it reports that it is undecided, since there is another
+	// credential that could not be tried, the operation is repeated within RetryFor. Parallel calls are made. Nil for a
+	// credential that never changes.
+	Renew func(context.Context) (undecided bool)
 	// RetryFor is how long an operation goes on repeating failures that are safe to repeat: throttling, a
 	// failing service, a broken connection. An operation that Retry-After would hold back beyond it fails at once;
 	// waiting for a connection while others are served does not count. 0 means DefaultRetryFor, a negative value

@@ -174,11 +174,12 @@ func TestRenews(t *testing.T) {
 		c = s.container(t, func(cfg *Config) {
 			cfg.Credential.SAS = "sig=old"
 			cfg.RetryFor = -1
-			cfg.Renew = func(context.Context) {
+			cfg.Renew = func(context.Context) bool {
 				asked.Add(1)
 				if err := c.SetCredential(Credential{SAS: "?sig=new"}); err != nil {
 					t.Error(err)
 				}
+				return false
 			}
 		})
 		if err := c.StageBlock(t.Context(), "a", "id", bytes.NewReader(content), int64(len(content))); err != nil {
@@ -206,7 +207,7 @@ func TestRenewsInVain(t *testing.T) {
 	var asked atomic.Int64
 	count := func(cfg *Config) {
 		cfg.Credential.SAS = "sig=old"
-		cfg.Renew = func(context.Context) { asked.Add(1) }
+		cfg.Renew = func(context.Context) bool { asked.Add(1); return false }
 	}
 	_, err := s.container(t, count).Properties(t.Context(), "a", blob.Condition{})
 	if !blob.Is(err, blob.Unauthenticated) || asked.Load() != 1 || s.requests() != 1 {
@@ -218,6 +219,52 @@ func TestRenewsInVain(t *testing.T) {
 	}
 }
 
+// While nobody can say whether the credential that is there now is good, the operation waits for it, within RetryFor; then
+// the caller gets the refusal.
+func TestRenewsLater(t *testing.T) {
+	for _, decided := range []int64{4, 1 << 62} {
+		synctest.Test(t, func(t *testing.T) {
+			var c *Container
+			var asked int64
+			k := &tokens{fail: func(n int64) error { return &notSent{} }} // the identity service refuses
+			c, err := New(Config{URL: "https://127.0.0.1:1/account/container", Credential: Credential{Token: k}, RetryFor: 30 * time.Second,
+				Renew: func(context.Context) bool {
+					if asked++; asked == decided {
+						return false
+					}
+					return true
+				}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			began := time.Now()
+			_, err = c.Properties(t.Context(), "a", blob.Condition{})
+			if spent := time.Since(began); !blob.Is(err, blob.Unauthenticated) || spent > 30*time.Second ||
+				decided == 4 && asked != 4 || decided != 4 && spent < 15*time.Second {
+				t.Errorf("%v after %v, asked %d times", err, spent, asked)
+			}
+		})
+	}
+	var good atomic.Value
+	good.Store("new")
+	s := keyed(t, &good, 403, "AuthenticationFailed")
+	var c *Container
+	asked := 0
+	c = s.container(t, func(cfg *Config) {
+		cfg.Credential.SAS = "sig=old"
+		cfg.Renew = func(context.Context) bool {
+			if asked++; asked == 3 {
+				_ = c.SetCredential(Credential{SAS: "sig=new"})
+			}
+			return asked < 3
+		}
+	})
+	if err := c.StageBlock(t.Context(), "a", "id", strings.NewReader("x"), 1); err != nil || asked != 3 || s.requests() != 4 {
+		t.Errorf("%v, asked %d times, %d requests", err, asked, s.requests())
+	}
+}
+
 // One that gives a new credential each time, none of them good, is not asked for ever.
 func TestRenewsAreBounded(t *testing.T) {
 	var good atomic.Value
@@ -226,7 +273,11 @@ func TestRenewsAreBounded(t *testing.T) {
 	var c *Container
 	n := 0
 	c = s.container(t, func(cfg *Config) {
-		cfg.Renew = func(context.Context) { n++; _ = c.SetCredential(Credential{SAS: fmt.Sprintf("sig=bad%d", n)}) }
+		cfg.Renew = func(context.Context) bool {
+			n++
+			_ = c.SetCredential(Credential{SAS: fmt.Sprintf("sig=bad%d", n)})
+			return false
+		}
 	})
 	if _, err := c.Properties(t.Context(), "a", blob.Condition{}); !blob.Is(err, blob.Unauthenticated) || s.requests() != 1+maxRenewals {
 		t.Errorf("%v after %d requests", err, s.requests())
@@ -261,7 +312,7 @@ func TestTryCredential(t *testing.T) {
 	s := keyed(t, &good, 403, "AuthenticationFailed")
 	c := s.container(t, func(cfg *Config) {
 		cfg.Credential.SAS = "sig=good"
-		cfg.Renew = func(context.Context) { t.Error("asked for another one") }
+		cfg.Renew = func(context.Context) bool { t.Error("asked for another one"); return false }
 	})
 	if err := c.TryCredential(t.Context(), Credential{SAS: "sig=bad"}); !blob.Is(err, blob.Unauthenticated) || s.requests() != 1 {
 		t.Errorf("%v after %d requests", err, s.requests())
@@ -376,7 +427,7 @@ func TestTokenLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &tokens{fail: func(int64) error { return &passing{} }}
 		c, err := New(Config{URL: "https://127.0.0.1:1/account/container", Credential: Credential{Token: k}, RetryFor: 30 * time.Second,
-			Renew: func(context.Context) { t.Error("another credential was asked for") }})
+			Renew: func(context.Context) bool { t.Error("another credential was asked for"); return false }})
 		if err != nil {
 			t.Fatal(err)
 		}

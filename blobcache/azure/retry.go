@@ -56,7 +56,7 @@ type retrier struct {
 	log      *slog.Logger
 	throttle *throttle
 	access   *atomic.Pointer[access]
-	renew    func(context.Context) // nil when the credential never changes
+	renew    func(context.Context) (undecided bool) // nil when the credential never changes
 }
 
 func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
@@ -86,13 +86,17 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 		if fixed {
 			return resp, err
 		}
-		if renewals < maxRenewals && rejected(resp, err) && r.renewed(ctx, used, resp) {
-			renewals++
-			r.report(ctx, a, try, 0, resp, err)
-			drop(resp)
-			continue
+		undecided := false
+		if renewals < maxRenewals && rejected(resp, err) {
+			var renewed bool
+			if renewed, undecided = r.renewed(ctx, used, resp); renewed {
+				renewals++
+				r.report(ctx, a, try, 0, resp, err)
+				drop(resp)
+				continue
+			}
 		}
-		if !a.mayRepeat(resp, err) {
+		if !undecided && !a.mayRepeat(resp, err) {
 			return resp, err
 		}
 		if ctx.Err() != nil {
@@ -101,7 +105,7 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 		}
 		wait := max(backoff(try), retryAfter(resp))
 		if spent()+wait > r.retryFor {
-			if err != nil {
+			if err != nil && !undecided {
 				err = &unreachableError{err}
 			}
 			return resp, err
@@ -134,20 +138,20 @@ func rejected(resp *http.Response, err error) bool {
 }
 
 // renewed waits until the source of the credential was read again, and reports whether there is another one than the one
-// that was refused.
-func (r *retrier) renewed(ctx context.Context, refused *access, resp *http.Response) bool {
+// that was refused, or undecided, that there may be one later.
+func (r *retrier) renewed(ctx context.Context, refused *access, resp *http.Response) (renewed, undecided bool) {
 	if r.access.Load() != refused {
-		return true
+		return true, false
 	}
 	if r.renew == nil {
-		return false
+		return false, false
 	}
 	if resp != nil {
 		// A body that nobody has read keeps its slot, and renew needs one.
 		_, _ = runtime.Payload(resp)
 	}
-	r.renew(ctx)
-	return r.access.Load() != refused
+	undecided = r.renew(ctx)
+	return r.access.Load() != refused, undecided
 }
 
 // mayRepeat judges one try, and notes what it leaves open.

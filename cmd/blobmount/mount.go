@@ -247,7 +247,7 @@ func retryFor(d durationValue) time.Duration {
 
 // openContainer opens a container. renew is called when the service refuses the credential; nil for a credential that is
 // not replaced.
-func openContainer(found auth.Found, name string, retryFor time.Duration, renew func(context.Context), log *slog.Logger) (*azure.Container, error) {
+func openContainer(found auth.Found, name string, retryFor time.Duration, renew func(context.Context) bool, log *slog.Logger) (*azure.Container, error) {
 	credential, err := credentialOf(found)
 	if err != nil {
 		return nil, err
