@@ -20,6 +20,7 @@ type fileSystem struct {
 	opener      opener
 	readers     readers
 	prefetch    *prefetcher
+	wanted      wanted
 	openMode    OpenMode
 	readOnly    bool
 	about       Status
@@ -63,6 +64,9 @@ func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name stri
 	if err != nil {
 		return fs.status("lookup", dir, name, err)
 	}
+	if n.kind != kindDir {
+		fs.wanted.looked(dir)
+	}
 	fs.entryOut(n, valid, out)
 	return fuse.OK
 }
@@ -70,6 +74,7 @@ func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name stri
 func (fs *fileSystem) Forget(id, count uint64) {
 	if n := fs.nodes.forget(id, count); n != nil {
 		fs.readers.drop(n)
+		fs.wanted.forget(n)
 	}
 }
 
@@ -419,10 +424,12 @@ func (fs *fileSystem) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse
 }
 
 func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	// Later parts are asked for with attributes only by who used them (FUSE_READDIRPLUS_AUTO).
+	attributes := in.Offset > 0 || fs.wanted.begin(fs.nodes.get(in.NodeId))
 	return fs.readDir(cancel, in, func(d fuse.DirEntry, dir *node, path string) bool {
 		eo := out.AddDirLookupEntry(d)
-		if eo == nil {
-			return false
+		if eo == nil || !attributes {
+			return eo != nil
 		}
 		// The names may have changed since the directory was listed: what is true now counts. An entry without
 		// attributes ("." and ".." too) makes the kernel look it up if it needs to.
