@@ -107,6 +107,8 @@ type Found struct {
 	// Warnings are one line each, for the log.
 	Warnings []string
 
+	// place is where the credential is: placeCount for what the machine has of its own, and no name speaks of.
+	place place
 	// content is a checksum of everything that was found, and empty if Find did not make this.
 	content Secret
 }

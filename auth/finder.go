@@ -107,13 +107,14 @@ func (f *finder) credential() (Found, error) {
 		}
 		for g := range groupCount {
 			if v, ok := f.get(p, g, AnonymousWord); ok && m == Auto && v.secret.Reveal() == "true" {
-				return f.locate(Found{Origin: "anonymous access from " + v.source.String()}, false)
+				return f.locate(Found{Origin: "anonymous access from " + v.source.String(), place: p}, false)
 			}
 			if _, chosen := f.lookup(chainName); g == processNames && chosen && (m == Auto || m == Login) {
 				continue // it says which of these names the default chain is to use
 			}
 			found, ok, err := f.ofGroup(p, g, m)
 			if ok || err != nil {
+				found.place = p
 				return found, err
 			}
 			if half == nil && p != given && g != processNames && m.allows(ClientSecret) {
@@ -124,7 +125,9 @@ func (f *finder) credential() (Found, error) {
 	if half != nil {
 		return Found{}, half
 	}
-	return f.lastResort()
+	found, err := f.lastResort()
+	found.place = placeCount
+	return found, err
 }
 
 // ofGroup makes the credential that the values of one group are preferred for. ok is false when they make none.

@@ -21,8 +21,9 @@ const (
 // WatcherConfig says what a Watcher watches, and what it does with a credential.
 type WatcherConfig struct {
 	Options
-	// Try asks the service whether it accepts a credential. It is bounded by ctx and by itself.
-	Try func(context.Context, Found) Verdict
+	// Try asks the service whether it accepts a credential in the place of the one that is used. It is bounded by ctx and by
+	// itself. why says in one line, without secrets, what is wrong with one that is Refused, or is empty.
+	Try func(ctx context.Context, candidate, used Found) (v Verdict, why string)
 	// Use puts a credential that was accepted into use.
 	Use func(Found)
 	Log *slog.Logger
@@ -33,8 +34,9 @@ type WatcherConfig struct {
 // gives for an hour, and federated tokens, are renewed by the credential itself.
 //
 // When the sources have changed, Find is asked again, and what it finds takes the place of the credential in use if the
-// service accepts it. What is half written, contradicts itself, or is refused does not: the credential in use stays, also
-// if it does not work itself, and the log says so once. It is tried again as long as it is there.
+// service accepts it. What is half written, contradicts itself, is refused, or is of a later place (flags, secret
+// directory, credentials directory, environment, default chain) does not: the credential in use stays, also if it does not
+// work itself, and the log says so once. It is tried again as long as it is there.
 //
 // All methods may be called in parallel.
 type Watcher struct {
@@ -178,7 +180,8 @@ func (w *Watcher) look(ctx context.Context) {
 		w.unknown = unknown
 		w.mu.Unlock()
 		return
-	case isChain(found) && !isChain(used):
+	case found.place > used.place:
+		// What somebody gave is missing, most likely for a moment. Another place is another identity.
 		w.problem("the credential is not there any more")
 		return
 	case found.Endpoint != used.Endpoint || found.Account != used.Account:
@@ -188,27 +191,20 @@ func (w *Watcher) look(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryBound)
 	defer cancel()
-	verdict := w.cfg.Try(ctx, found)
+	verdict, why := w.cfg.Try(ctx, found, used)
 	switch verdict {
 	case Accepted:
 		w.cfg.Use(found)
 		w.inUse(found, false)
 		return
 	case Refused:
-		w.problem("the service refuses the changed " + found.Origin)
+		w.problem(cmp.Or(why, "the service refuses the changed "+found.Origin))
 	default:
 		w.problem("the service cannot be asked whether it accepts the changed " + found.Origin)
 	}
 	w.mu.Lock()
 	w.refused, w.next, w.unknown = found, time.Now().Add(refusedGap), verdict == Unknown
 	w.mu.Unlock()
-}
-
-// isChain reports whether nothing was found but the identities that the machine may have. They do not take the place of a
-// credential that somebody gave: its file is missing, most likely for a moment.
-func isChain(f Found) bool {
-	n, ok := f.Token.(named)
-	return ok && n.chain
 }
 
 // inUse notes a credential that has come into use.

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,7 @@ func (x *watched) start() Found {
 	w, found, err := NewWatcher(WatcherConfig{
 		Options: Options{SecretDir: x.dir, LookupEnv: func(name string) (string, bool) { v, ok := x.env[name]; return v, ok }},
 		Log:     slog.New(slog.NewTextHandler(&x.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Try: func(ctx context.Context, f Found) Verdict {
+		Try: func(ctx context.Context, f, _ Found) (Verdict, string) {
 			if ctx.Value(ofRequest{}) != nil {
 				x.t.Error("the try has the values of a request")
 			}
@@ -53,9 +54,9 @@ func (x *watched) start() Found {
 			defer x.mu.Unlock()
 			x.tried++
 			if x.verdict == nil {
-				return Accepted
+				return Accepted, ""
 			}
-			return x.verdict(f)
+			return x.verdict(f), ""
 		},
 		Use: func(f Found) {
 			x.mu.Lock()
@@ -183,6 +184,50 @@ func TestWatcherKeepsWhatWorks(t *testing.T) {
 				t.Error("a good one after a bad one did not come into use")
 			}
 		})
+	}
+}
+
+// A credential whose file is missing for a moment is not replaced by one of a later place, which is another identity; one of
+// an earlier place, or of the same, takes over.
+func TestWatcherKeepsThePlace(t *testing.T) {
+	env := map[string]string{"AZURE_STORAGE_ACCOUNT_NAME": "acct1", "AZURE_STORAGE_ACCOUNT_KEY": key64(7)}
+	credentials := t.TempDir()
+	for what, change := range map[string]func(x *watched){
+		"environment":           func(x *watched) {},
+		"credentials directory": func(x *watched) { x.env[credentialsDirName] = credentials },
+		"managed identity": func(x *watched) {
+			x.env["AZURE_STORAGE_AUTH_MODE"] = "login"
+			delete(x.env, "AZURE_STORAGE_ACCOUNT_KEY")
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			x := newWatched(t, account(0))
+			maps.Copy(x.env, env)
+			must(t, os.WriteFile(filepath.Join(credentials, "account_key"), []byte(key64(8)), 0o600))
+			change(x)
+			x.start()
+			must(t, os.Remove(filepath.Join(x.dir, "account_key")))
+			x.w.poll(t.Context())
+			if len(x.used) != 0 || x.tried != 0 {
+				t.Fatalf("came into use: %v, after %d tries", x.used, x.tried)
+			}
+			if p := x.w.Access().Problem; p != "the credential is not there any more" {
+				t.Errorf("problem: %q", p)
+			}
+			x.put(account(1))
+			x.w.poll(t.Context())
+			if x.last() != key64(1) {
+				t.Error("the file came back, and is not used")
+			}
+		})
+	}
+	x := newWatched(t, map[string]string{"account_name": "acct1"})
+	maps.Copy(x.env, env)
+	x.start()
+	x.put(account(2))
+	x.w.poll(t.Context())
+	if x.last() != key64(2) {
+		t.Error("what comes first does not take over")
 	}
 }
 

@@ -77,14 +77,15 @@ func (c *Container) SetCredential(cred Credential) error {
 	return nil
 }
 
-// TryCredential asks the service for one name with a credential that is not in use yet. The error has the code
-// Unauthenticated if the service does not know it, and Forbidden if it knows it, and does not let it list.
-func (c *Container) TryCredential(ctx context.Context, cred Credential) error {
+// TryCredential asks the service, once, for one name that begins with prefix, with a credential that need not be the one
+// in use. The error has the code Unauthenticated if the service does not know it, and Forbidden if it knows it, and does not
+// let it list.
+func (c *Container) TryCredential(ctx context.Context, cred Credential, prefix string) error {
 	a, err := newAccess(cred)
 	if err != nil {
 		return err
 	}
-	_, err = c.List(context.WithValue(ctx, accessKey{}, a), blob.ListOptions{MaxResults: 1})
+	_, err = c.List(context.WithValue(ctx, accessKey{}, a), blob.ListOptions{Prefix: prefix, MaxResults: 1})
 	return err
 }
 

@@ -314,10 +314,10 @@ func TestTryCredential(t *testing.T) {
 		cfg.Credential.SAS = "sig=good"
 		cfg.Renew = func(context.Context) bool { t.Error("asked for another one"); return false }
 	})
-	if err := c.TryCredential(t.Context(), Credential{SAS: "sig=bad"}); !blob.Is(err, blob.Unauthenticated) || s.requests() != 1 {
+	if err := c.TryCredential(t.Context(), Credential{SAS: "sig=bad"}, "p/"); !blob.Is(err, blob.Unauthenticated) || s.requests() != 1 {
 		t.Errorf("%v after %d requests", err, s.requests())
 	}
-	if err := c.TryCredential(t.Context(), Credential{SAS: "sig=#"}); err == nil || strings.Contains(err.Error(), "sig=#") {
+	if err := c.TryCredential(t.Context(), Credential{SAS: "sig=#"}, ""); err == nil || strings.Contains(err.Error(), "sig=#") {
 		t.Errorf("malformed: %v", err)
 	}
 	if err := c.StageBlock(t.Context(), "a", "id", strings.NewReader("x"), 1); err != nil {

@@ -161,7 +161,7 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	}
 	late := &lateWriter{}
 	p.log = newLogger(c, late)
-	found, err := p.findCredential(c.authOptions(m.lookupEnv))
+	found, err := p.findCredential(c, c.authOptions(m.lookupEnv))
 	if err != nil {
 		return p, err
 	}

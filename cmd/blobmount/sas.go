@@ -38,12 +38,17 @@ func (s sasFields) missing(readOnly bool) string {
 	if s.byPolicy() {
 		return ""
 	}
+	return without(needed(readOnly), s.Get("sp"))
+}
+
+// without returns the letters that are not among others.
+func without(letters, others string) string {
 	return strings.Map(func(r rune) rune {
-		if strings.ContainsRune(s.Get("sp"), r) {
+		if strings.ContainsRune(others, r) {
 			return -1
 		}
 		return r
-	}, needed(readOnly))
+	}, letters)
 }
 
 // field shows a part of the SAS that is no secret; empty when it has not got it.
