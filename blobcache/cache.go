@@ -87,6 +87,7 @@ type Cache struct {
 
 	mu       sync.Mutex         // guards what is below
 	versions map[key]*version   // open ones
+	moves    map[key]*moves     // changes of a name or an ETag by our own doing that are under way
 	files    map[*File]struct{} // dirty ones
 	stagers  map[*File]struct{} // those with a staging file
 	spares   []spare
@@ -116,7 +117,7 @@ func Open(cfg Config) (*Cache, error) {
 	}
 	c := &Cache{
 		dir: cfg.Dir, log: cfg.Log, blockSize: cfg.BlockSize, now: time.Now,
-		versions: map[key]*version{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
+		versions: map[key]*version{}, moves: map[key]*moves{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
 		stagers:   map[*File]struct{}{},
 		downloads: make(semaphore, cfg.Connections), uploads: make(semaphore, cfg.Connections),
 		inBackground: make(semaphore, cfg.Connections),
@@ -283,25 +284,43 @@ func (c *Cache) leave(v *version, count *int) {
 // Moving tells that a blob is about to get another name or ETag by our own doing. Reads of the old one that fail from
 // now on wait for the outcome: the caller calls Moved if it succeeds, and then what Moving returned in any case.
 func (c *Cache) Moving(cont blob.Container, name string, etag blob.ETag) (over func()) {
+	k := keyOf(cont.URL(name), etag)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	v := c.versions[keyOf(cont.URL(name), etag)]
-	if v == nil || !v.inUse() {
-		return func() {}
+	m := c.moves[k]
+	if m == nil {
+		m = &moves{over: make(chan struct{})}
+		c.moves[k] = m
 	}
-	v.reads++
-	v.mu.Lock()
-	if v.moves++; v.moves == 1 {
-		v.moved = make(chan struct{})
-	}
-	v.mu.Unlock()
+	m.count++
 	return func() {
-		v.mu.Lock()
-		if v.moves--; v.moves == 0 {
-			close(v.moved)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if m.count--; m.count == 0 {
+			delete(c.moves, k)
+			close(m.over)
 		}
-		v.mu.Unlock()
-		c.unhold(v)
+	}
+}
+
+// moves are the changes of one version's name or ETag that are under way. Whoever opens the version meanwhile has to know
+// of them too.
+type moves struct {
+	count int           // guarded by Cache.mu
+	over  chan struct{} // closed when count is 0 again
+}
+
+// moved waits for the moves of what a read that failed was about.
+func (c *Cache) moved(ctx context.Context, src source) {
+	c.mu.Lock()
+	m := c.moves[keyOf(src.cont.URL(src.name), src.etag)]
+	c.mu.Unlock()
+	if m == nil {
+		return
+	}
+	select {
+	case <-m.over:
+	case <-ctx.Done():
 	}
 }
 

@@ -195,6 +195,18 @@ func (f *File) beginMove(to string) error {
 	return nil
 }
 
+// movedTo tells, between BeginMove and EndMove, that the blob has its new name: what nobody has read yet is read under it
+// from now on.
+func (f *File) movedTo(name string, w blob.Written) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.renamed(name, w)
+	// A version that was opened under the old name after what is cached had got the new one finds nothing there.
+	if f.base != nil && f.under.name == name && f.under.etag == w.ETag && !f.base.isOf(name, w.ETag) {
+		f.dropBase()
+	}
+}
+
 // EndMove tells that the blob is now under another name and ETag, with the same bytes and blocks; or, with a nil w, that
 // it is not.
 func (f *File) EndMove(name string, w *blob.Written) {

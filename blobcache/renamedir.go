@@ -591,10 +591,17 @@ func (d *dirRename) deleteOne(ctx context.Context, b renamedBlob) error {
 	if err == nil || !d.late { // the process before may have copied a later version than it had planned, and not noted that
 		d.c.Moved(d.cont, src, b.etag, dst, b.copy.ETag)
 	}
+	d.Moved(src, b.etag, dst, b.copy)
+	if h == nil {
+		// Who has opened it since still has the old name; who opens it from now on gets the new one.
+		if h, err = d.follow(ctx, src, b.etag); err != nil {
+			return err
+		}
+	}
 	if h != nil {
 		h.now = &blob.Written{ETag: b.copy.ETag, Modified: b.copy.Modified}
+		h.file.movedTo(dst, *h.now)
 	}
-	d.Moved(src, b.etag, dst, b.copy)
 	return nil
 }
 

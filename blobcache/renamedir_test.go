@@ -592,6 +592,74 @@ func TestRenameOpenFiles(t *testing.T) {
 	}
 }
 
+// TestRenameOpensMeanwhile opens a file for reading while its source is being deleted, and reads it before the rename ends.
+// It goes on under its new name, and can be written to then.
+func TestRenameOpensMeanwhile(t *testing.T) {
+	for _, when := range []string{"before the deletion", "after it", "before the rename"} {
+		s, cfg := newService(), config(t.TempDir())
+		putTree(t, s)
+		c := openCache(t, cfg)
+		was := s.properties(t, "from/a")
+		var f *File // opened with what was known before
+		open := func() {
+			f = c.OpenFile(s, was, noHooks)
+			f.Acquire(false)
+		}
+		read := make(chan error, 1)
+		m := &meddling{service: s, before: func(op, name string) {
+			if op == "Delete" && name == "from/a" && when == "before the deletion" {
+				open()
+			}
+		}}
+		r := renaming()
+		r.Opened = func(name string) *File {
+			if name == "from/a" {
+				return f
+			}
+			return nil
+		}
+		if when == "before the rename" {
+			open()
+			r.Files = map[string]*File{"from/a": f}
+		}
+		r.Moved = func(name string, _ blob.ETag, _ string, _ blob.Written) {
+			if name != "from/a" {
+				return
+			}
+			if when == "after it" {
+				open()
+			}
+			go func() { // it waits until the move of this blob is over
+				d, err := f.Read(t.Context(), make([]byte, 1), 0)
+				if err == nil {
+					d.Done()
+				}
+				read <- err
+			}()
+		}
+		if err := c.RenameDir(t.Context(), m, r); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		if err := <-read; err != nil {
+			t.Errorf("opened %s: read during the rename: %v", when, err)
+		}
+		if f.Name() != "to/a" {
+			t.Errorf("opened %s: the name is %q", when, f.Name())
+		}
+		expect(t, f, 0, []byte("a"))
+		f.Acquire(true)
+		put(t, f, []byte("A"), 0)
+		if err := f.Flush(t.Context()); err != nil {
+			t.Errorf("opened %s: close: %v", when, err)
+		}
+		if s.content(t, "from/a") != nil || string(s.content(t, "to/a")) != "A" {
+			t.Errorf("opened %s: the new name has %q", when, s.content(t, "to/a"))
+		}
+		f.Release(true)
+		f.Release(false)
+	}
+}
+
 // TestRenameFailsWithOpenFiles: the files of a rename that failed go on under their old names.
 func TestRenameFailsWithOpenFiles(t *testing.T) {
 	s := newService()

@@ -35,8 +35,6 @@ type version struct {
 	checking bool    // check runs or has run
 	diskless bool    // the disk failed: go on without it
 	touched  time.Time
-	moves    int           // changes of the name or the ETag by our own doing that are under way
-	moved    chan struct{} // closed when moves is 0 again
 
 	ctx     context.Context // ends when the last user has gone
 	cancel  context.CancelFunc
@@ -378,21 +376,20 @@ func (v *version) stale(src source, err error) error {
 	if c := blob.CodeOf(err); c != blob.ConditionNotMet && c != blob.NotFound && c != blob.InvalidRange {
 		return err
 	}
-	v.mu.Lock()
-	moves, moved := v.moves, v.moved
-	v.mu.Unlock()
-	if moves > 0 {
-		select {
-		case <-moved:
-		case <-v.ctx.Done():
-		}
-	}
+	v.c.moved(v.ctx, src)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.src.name != src.name || v.src.etag != src.etag {
 		return context.Canceled
 	}
 	return &blob.Error{Code: blob.ConditionNotMet, Op: "ReadAt", Name: src.name, Err: err}
+}
+
+// isOf reports whether the version's bytes come from a name and ETag.
+func (v *version) isOf(name string, etag blob.ETag) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.src.name == name && v.src.etag == etag
 }
 
 // bring fetches all units that are missing, and returns when they are on disk.

@@ -202,6 +202,16 @@ func (m *moves) settled(ctx context.Context, where func() string) error {
 	return nil
 }
 
+// leaves reports whether a path is one of the names that are being deleted by a rename.
+func (m *moves) leaves(path string) bool {
+	if m.leaving.Load() == 0 {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.goes(path)
+}
+
 // goes reports whether a path is below a directory whose old names are being deleted. mu is held.
 func (m *moves) goes(path string) bool {
 	for v := range m.moving {

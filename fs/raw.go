@@ -433,7 +433,7 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *
 		}
 		// The names may have changed since the directory was listed: what is true now counts. An entry without
 		// attributes ("." and ".." too) makes the kernel look it up if it needs to.
-		if e, valid, ok := fs.names.Known(path); ok && dir != nil {
+		if e, valid, ok := fs.names.Known(path); ok && dir != nil && !fs.moves.leaves(path) {
 			if n := fs.nodes.bind(dir, d.Name, e, true, false); n != nil {
 				fs.entryOut(n, valid, eo)
 			}
