@@ -543,6 +543,60 @@ func TestRenameLostCopy(t *testing.T) {
 	}
 }
 
+// TestRenameChangedMarker: another host changes the marker of an empty directory that is being renamed. It has its new name
+// then, also when the answer to its copy was lost, and what is under the old name is not deleted unseen.
+func TestRenameChangedMarker(t *testing.T) {
+	marker := func(mode string) blob.WriteOptions {
+		return blob.WriteOptions{Metadata: map[string]string{MarkerKey: "true", "mode": mode}}
+	}
+	for _, what := range []string{"changed", "changed and lost", "target removed"} {
+		lost := what == "changed and lost"
+		s := newService()
+		put := func(name, mode string) {
+			if _, err := s.store.Put(name, nil, marker(mode)); err != nil {
+				t.Error(err)
+			}
+		}
+		put("from", "0700")
+		put("to", "0711")
+		changed := false
+		m := &meddling{service: s, before: func(op, name string) {
+			if op != "Copy" || changed {
+				return
+			}
+			changed = true
+			if lost {
+				if _, err := s.store.Copy("to", "from", blob.CopyOptions{}); err != nil {
+					t.Error(err)
+				}
+			}
+			if what == "target removed" {
+				_ = s.store.Delete("to", blob.Condition{})
+			} else {
+				put("from", "0755")
+			}
+		}}
+		var left bool
+		r := renaming()
+		r.Done = func(_ blob.Properties, l bool) { left = l }
+		if err := openCache(t, config(t.TempDir())).RenameDir(t.Context(), m, r); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		want, there := "0700", []string{"to"}
+		switch what {
+		case "changed":
+			want = "0755"
+		case "changed and lost": // both are somebody's wish
+			there = []string{"from", "to"}
+		}
+		if got := slices.Sorted(maps.Keys(snapshot(t, s))); !slices.Equal(got, there) || left != lost {
+			t.Errorf("%s: the service has %q, left %v", what, got, left)
+		} else if got := s.properties(t, "to").Metadata["mode"]; got != want {
+			t.Errorf("%s: mode %s, want %s", what, got, want)
+		}
+	}
+}
+
 // TestRenameOpenFiles renames what is open: clean, dirty, new, and opened in the middle. Each goes on under its new name.
 func TestRenameOpenFiles(t *testing.T) {
 	s, cfg := newService(), config(t.TempDir())
