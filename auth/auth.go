@@ -152,6 +152,10 @@ func find(o Options, rows []row) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
+	if !pathAccount.MatchString(found.Account) {
+		return Found{}, fmt.Errorf("the account name that stands beside the %s is not valid, and not shown: "+
+			"it must be 3 to 24 lower-case letters and digits", found.Origin)
+	}
 	// azcore refuses to send a bearer token without TLS, at the first request and in words about its policies.
 	if found.Token != nil && !strings.HasPrefix(found.Endpoint, "https://") {
 		why := fmt.Sprintf("the %s gives tokens, which are only sent over https, and the endpoint is %s", found.Origin, found.Endpoint)

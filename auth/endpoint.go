@@ -7,12 +7,25 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // accountName is the rule of the service (Microsoft Learn, "Storage account overview"): 3 to 24 characters,
 // digits and lower-case letters. It is checked only where the name becomes part of a host name.
 var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+
+// pathAccount is what an account may be called where it is a part of a path, as emulators have it. No key looks like that:
+// whoever has swapped name and key hears of it before the key is in addresses and logs.
+var pathAccount = regexp.MustCompile(`^[A-Za-z0-9._~-]{0,63}$`)
+
+// shown is how messages show the name of an account. What the service would not take as one may be a key.
+func shown(account string) string {
+	if account != "" && !accountName.MatchString(strings.TrimSuffix(account, secondary)) {
+		return "(not shown)"
+	}
+	return strconv.Quote(account)
+}
 
 var hostSuffix = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?$`)
 

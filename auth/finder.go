@@ -45,7 +45,7 @@ func (f *finder) first(k Kind) (value, bool) {
 	return f.where(func(v value) bool { return v.kind == k })
 }
 
-// at returns the value of a kind in a place: all that are there agree.
+// at returns the value of a kind in a place: all that are there agree, but for names of accounts when one was given.
 func (f *finder) at(p place, k Kind) (value, bool) {
 	return f.where(func(v value) bool { return v.place == p && v.kind == k })
 }
@@ -261,7 +261,7 @@ func (f *finder) endpointOf(v value, account string, from Source) (string, error
 		return "", fmt.Errorf("%s: %w", v.source, err)
 	}
 	if of := accountOfHost(endpoint); of != "" && account != "" && of != strings.TrimSuffix(account, secondary) {
-		return "", fmt.Errorf("%s is of account %q, but %s says %q: unset one", v.source, of, from, account)
+		return "", fmt.Errorf("%s is of account %s, but %s says %s: unset one", v.source, shown(of), from, shown(account))
 	}
 	return endpoint, nil
 }
@@ -291,7 +291,7 @@ func (f *finder) connectionString(v value, m Method) (found Found, ok bool, err 
 	}
 	// A connection string is complete. What an earlier or the same place says about the account must agree.
 	if account, source, ok := f.account(); ok && c.account != "" && source.place <= v.place && strings.TrimSuffix(account, secondary) != c.account {
-		return Found{}, false, fmt.Errorf("%s is for account %q, but %s says %q: unset one", origin(v), c.account, source, account)
+		return Found{}, false, fmt.Errorf("%s is for account %s, but %s says %s: unset one", origin(v), shown(c.account), source, shown(account))
 	}
 	if e, ok := f.first(ServiceEndpoint); ok && e.place <= v.place {
 		endpoint, err := f.endpointOf(e, c.account, v.source)
@@ -319,7 +319,10 @@ func (f *finder) paired(v value) error {
 	if !ok {
 		return nil
 	}
-	beside, ok := f.at(v.place, AccountName)
+	beside, ok := f.get(v.place, v.group, AccountName)
+	if !ok {
+		beside, ok = f.at(v.place, AccountName)
+	}
 	name := beside.secret.Reveal()
 	if !ok {
 		if beside, ok = f.at(v.place, ServiceEndpoint); ok {
@@ -327,7 +330,7 @@ func (f *finder) paired(v value) error {
 		}
 	}
 	if ok && name != "" && strings.TrimSuffix(name, secondary) != strings.TrimSuffix(account, secondary) {
-		return fmt.Errorf("%s belongs to account %q (%s), but %s says %q: unset one", origin(v), name, beside.source, source, account)
+		return fmt.Errorf("%s belongs to account %s (%s), but %s says %s: unset one", origin(v), shown(name), beside.source, source, shown(account))
 	}
 	return nil
 }

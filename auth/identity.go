@@ -54,6 +54,11 @@ var errNoPrincipal = errors.New("tenant id or client id is not valid")
 // servicePrincipal makes a credential of what proves that the program is a service principal, and of the tenant and
 // client that stand beside it.
 func (f *finder) servicePrincipal(v value) (Found, error) {
+	if v.kind == FederatedTokenFile {
+		if _, err := v.path(); err != nil {
+			return Found{}, err
+		}
+	}
 	parts := map[Kind]string{}
 	for _, k := range []Kind{TenantID, ClientID} {
 		p, ok := f.part(k, v)
@@ -102,7 +107,11 @@ func (f *finder) certificate(v value, tenant, client string, options azcore.Clie
 	secret := v.secret
 	inline := v.place == given && strings.Contains(secret.Reveal(), "-----BEGIN ") // of a datastore definition
 	if (v.place == given || v.place == inEnvironment) && !inline {
-		data, found, warning, err := readBinary("certificate file", v.secret.Reveal())
+		path, err := v.path()
+		if err != nil {
+			return nil, err
+		}
+		data, found, warning, err := readBinary("certificate file", path)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", v.source, err)
 		}
@@ -110,7 +119,7 @@ func (f *finder) certificate(v value, tenant, client string, options azcore.Clie
 			f.warnings = append(f.warnings, warning)
 		}
 		if !found {
-			return nil, fmt.Errorf("%s: there is no file %s", v.source, v.secret.Reveal())
+			return nil, fmt.Errorf("%s: there is no file %s", v.source, path)
 		}
 		secret = data
 		f.note("certificate", data.Reveal())
@@ -228,6 +237,14 @@ func (f *finder) givenTenant() string {
 
 // defaultChain makes azidentity's own chain, which reads the environment by itself.
 func (f *finder) defaultChain() (Found, error) {
+	// It reads these by itself, from another directory than the one of the start, and shows what it cannot read.
+	for _, k := range []Kind{ClientCertificate, FederatedTokenFile} {
+		if v, ok := f.get(inEnvironment, processNames, k); ok {
+			if _, err := v.path(); err != nil {
+				return Found{}, err
+			}
+		}
+	}
 	found, options, a, err := f.tokenLocation("identity from azidentity's default chain")
 	if err != nil {
 		return Found{}, err

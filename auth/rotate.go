@@ -185,8 +185,8 @@ func (w *Watcher) look(ctx context.Context) {
 		w.problem("the credential is not there any more")
 		return
 	case found.Endpoint != used.Endpoint || found.Account != used.Account:
-		w.problem(fmt.Sprintf("the changed %s is for account %q of %s, and this mount is of account %q of %s: mount again to change it",
-			found.Origin, found.Account, found.Endpoint, used.Account, used.Endpoint))
+		w.problem(fmt.Sprintf("the changed %s is for account %s of %s, and this mount is of account %s of %s: mount again to change it",
+			found.Origin, shown(found.Account), found.Endpoint, shown(used.Account), used.Endpoint))
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryBound)

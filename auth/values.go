@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Value is a value that was given.
@@ -51,6 +53,9 @@ func collect(o Options, rows []row) (values []value, warnings []string, err erro
 		if d.path == "" {
 			continue
 		}
+		if d.place == inCredentialsDir && !looksLikePath(d.path) {
+			return nil, nil, fmt.Errorf("environment %s must hold the absolute path of a directory; what it holds is not shown", credentialsDirName)
+		}
 		found, warn, err := readDir(d.place, d.path, rows)
 		if err != nil {
 			return nil, nil, err
@@ -81,6 +86,33 @@ func collect(o Options, rows []row) (values []value, warnings []string, err erro
 		return int(a.group) - int(b.group)
 	})
 	return values, warnings, nil
+}
+
+// path returns the path of a file that a value is. A relative one would mean another file in the background, whose working
+// directory is /. What is no path at all may be the secret itself, and is not shown.
+func (v value) path() (string, error) {
+	path := v.secret.Reveal()
+	if !looksLikePath(path) {
+		return "", fmt.Errorf("%s must hold the absolute path of a file; what it holds is not shown", v.source)
+	}
+	return path, nil
+}
+
+// maxNameLen is NAME_MAX of Linux (limits.h), in bytes.
+const maxNameLen = 255
+
+// looksLikePath reports whether a text can be an absolute path, and is nothing that has a form of secrets.
+func looksLikePath(text string) bool {
+	if !filepath.IsAbs(text) || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) || strings.Contains(text, "-----BEGIN") {
+		return false
+	}
+	for part := range strings.SplitSeq(text, "/") {
+		// A token begins with {" in base64, and has dots between its three parts (RFC 7519).
+		if len(part) > maxNameLen || strings.HasPrefix(part, "eyJ") && strings.Count(part, ".") >= 2 {
+			return false
+		}
+	}
+	return true
 }
 
 // readDir reads the files of a secret directory whose names mean something, in the order of the table.
@@ -184,9 +216,14 @@ func (v *value) normalise(rows []row) error {
 
 // checkAgree refuses two values of one place that mean the same and differ. The names of azidentity may differ from the
 // others: they say who the process is, and are put into its environment by Kubernetes, where no user can unset them. The
-// storage names say who it is for storage.
+// storage names say who it is for storage. When the user has said which account it is, nobody asks what else is said: the
+// examples of Azure ML have variables for two accounts.
 func checkAgree(values []value) error {
+	accountGiven := slices.ContainsFunc(values, func(v value) bool { return v.kind == AccountName && v.place == given })
 	for i, v := range values {
+		if v.kind == AccountName && v.place != given && accountGiven {
+			continue
+		}
 		for _, w := range values[:i] {
 			if v.kind == w.kind && v.place == w.place && (v.group == processNames) == (w.group == processNames) && !v.secret.Equal(w.secret) {
 				return fmt.Errorf("%s and %s are both the %s and differ: unset one", w.source, v.source, v.kind)
