@@ -95,10 +95,16 @@ func (v *view) rmdir(ctx context.Context, dir *node, name string) error {
 	if err := v.deleteMarkers(ctx, p, n.getEntry()); err != nil {
 		return err
 	}
-	v.names.Remove(p)
-	v.nodes.unlink(n)
+	v.gone(n, p)
 	dir.touch(time.Now())
 	return nil
+}
+
+// gone tells that a node has lost its name. The node first: what is told of it from then on does not bring the name back.
+// The kernel holds the directory, so that nobody makes the name anew meanwhile.
+func (v *view) gone(n *node, path string) {
+	v.nodes.unlink(n)
+	v.names.Remove(path)
 }
 
 // checkEmpty fails with ENOTEMPTY if there is anything in a directory.
@@ -159,13 +165,11 @@ func (v *view) unlink(ctx context.Context, dir *node, name string) error {
 	})
 	if err != nil {
 		if blob.Is(err, blob.NotFound) {
-			v.names.Remove(p)
-			v.nodes.unlink(n)
+			v.gone(n, p)
 		}
 		return err
 	}
-	v.names.Remove(p)
-	v.nodes.unlink(n)
+	v.gone(n, p)
 	dir.touch(time.Now())
 	return nil
 }

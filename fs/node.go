@@ -248,9 +248,7 @@ func (v *view) committed(n *node, p blob.Properties, dirty bool) {
 	// Names first: who finds that the node's ETag is not the one it looked up asks Names again. In between the node is
 	// pending, so that it counts as the version that Names has.
 	n.pending.Store(true)
-	if path, linked := v.nodes.path(n); linked {
-		v.names.Set(path, e)
-	}
+	v.nodes.named(n, func(path string) { v.names.Set(path, e) })
 	e.Pending = false
 	n.setEntry(e)
 	if !dirty {
@@ -267,7 +265,7 @@ func (v *view) dirty(n *node) {
 	if n.pending.Swap(true) {
 		return
 	}
-	if path, linked := v.nodes.path(n); linked {
+	v.nodes.named(n, func(path string) {
 		v.names.Set(path, blobcache.Entry{Properties: n.properties(), Pending: true})
-	}
+	})
 }

@@ -202,11 +202,12 @@ func (v *view) renameBlob(ctx context.Context, r blob.Renamer, target *node, fro
 	return blob.Written{ETag: now.ETag, Modified: now.Modified}, nil
 }
 
-// moved brings Names and the node table up to date.
+// moved brings Names and the node table up to date. The table first: a write to either file may tell Names of its path
+// until it has another one.
 func (v *view) moved(n *node, from, to end, e blobcache.Entry) {
+	v.nodes.move(n, to.dir, to.name)
 	v.names.Remove(from.path)
 	v.names.Set(to.path, e)
-	v.nodes.move(n, to.dir, to.name)
 	e.Pending = false
 	n.setEntry(e)
 }
@@ -277,9 +278,9 @@ func (v *view) renameOpened(ctx context.Context, n *node) error {
 func (v *view) movedDir(n *node, from, to end, marker blob.Properties, left bool) {
 	left = left || n.getEntry().Shadowed
 	e := blobcache.Entry{Dir: true, Marker: marker.Name != "", Properties: marker}
-	v.names.ForgetTree(from.path)
 	v.names.ForgetTree(to.path)
 	v.nodes.move(n, to.dir, to.name)
+	v.names.ForgetTree(from.path) // after the last write that could tell of a name below it
 	n.setEntry(e)
 	v.names.Set(to.path, e)
 	v.names.Remove(from.path)
@@ -293,9 +294,11 @@ func (v *view) movedDir(n *node, from, to end, marker blob.Properties, left bool
 			c.renamed(p.ETag, path, blob.Written{ETag: p.ETag, Modified: p.Modified})
 		}
 		if f := c.opened(); f != nil && f.State().Dirty { // the service does not have it, or not like this
-			p := c.properties()
-			p.Name = path
-			v.names.Set(path, blobcache.Entry{Properties: p, Pending: true})
+			v.nodes.named(c, func(path string) {
+				p := c.properties()
+				p.Name = path
+				v.names.Set(path, blobcache.Entry{Properties: p, Pending: true})
+			})
 		}
 	}
 }

@@ -46,6 +46,16 @@ func (t *table) path(n *node) (string, bool) {
 	return t.pathLocked(n)
 }
 
+// named calls act with the path of a node, if it has one, and lets nobody change that meanwhile: what act tells Names of the
+// path is told before the name goes to anybody else. It must not call the table.
+func (t *table) named(n *node, act func(path string)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if path, linked := t.pathLocked(n); linked {
+		act(path)
+	}
+}
+
 func (t *table) pathLocked(n *node) (string, bool) {
 	var parts []string
 	linked := true

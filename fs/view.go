@@ -124,10 +124,10 @@ func (v *view) changingNode(ctx context.Context, n *node) (end func(), err error
 
 // made tells of a new name, and returns its node with one lookup counted.
 func (v *view) made(dir *node, name, p string, e blobcache.Entry) *node {
-	v.names.Set(p, e)
 	if c := v.nodes.child(dir, name); c != nil {
 		v.nodes.unlink(c)
 	}
+	v.names.Set(p, e) // after what a write to the file that had the name may have told of it
 	dir.touch(time.Now())
 	return v.nodes.bind(dir, name, e, true, true)
 }

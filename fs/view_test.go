@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"syscall"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"blobmount/blobcache"
 	"blobmount/blobcache/blob"
 )
 
@@ -219,6 +221,44 @@ func TestKeepDirInParallel(t *testing.T) {
 		}
 		if names := k.fs.nodes.get(dir).leavingNames(); len(names) != 0 {
 			t.Errorf("still leaving: %q", names)
+		}
+	}
+}
+
+// A write tells Names of a file while that is removed or renamed: its old name does not come back.
+func TestNoGhosts(t *testing.T) {
+	k := newKernel(t, 0)
+	root := k.fs.nodes.root
+	for what, act := range map[string]func(name string, n *node) error{
+		"unlink": func(name string, _ *node) error { return k.fs.unlink(t.Context(), root, name) },
+		"rename": func(name string, n *node) error {
+			to := end{dir: root, name: name + "2", path: name + "2"}
+			k.fs.moved(n, end{dir: root, name: name, path: name}, to, blobcache.Entry{Properties: n.properties()})
+			return nil
+		},
+	} {
+		ghosts := 0
+		for i := range 3000 {
+			name := fmt.Sprint(what, i)
+			k.put(name, "1")
+			n := k.fs.nodes.get(k.lookup(fuse.FUSE_ROOT_ID, name))
+			started, done := make(chan struct{}), make(chan struct{})
+			go func() {
+				close(started)
+				k.fs.dirty(n)
+				close(done)
+			}()
+			<-started
+			if err := act(name, n); err != nil {
+				t.Fatal(what, err)
+			}
+			<-done
+			if _, _, ok := k.fs.names.Known(name); ok {
+				ghosts++
+			}
+		}
+		if ghosts > 0 {
+			t.Errorf("%s: %d ghosts", what, ghosts)
 		}
 	}
 }
