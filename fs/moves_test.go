@@ -253,3 +253,35 @@ func TestRenameDirErrors(t *testing.T) {
 		t.Error("not finished")
 	}
 }
+
+// TestListDuringRename: while names are being deleted by a rename, a listing that is known from before gives no attributes:
+// an open of such a node would be of a version that is gone.
+func TestListDuringRename(t *testing.T) {
+	k := newKernel(t, -1)
+	k.put("d/x", "1")
+	d := k.lookup(fuse.FUSE_ROOT_ID, "d")
+	shown := func() bool {
+		var out fuse.OpenOut
+		if s := k.fs.OpenDir(nil, &fuse.OpenIn{InHeader: header(d)}, &out); s != fuse.OK {
+			t.Fatal(s)
+		}
+		defer k.fs.ReleaseDir(&fuse.ReleaseIn{InHeader: header(d), Fh: out.Fh})
+		list := fuse.NewDirEntryList(make([]byte, 4096), 0)
+		if s := k.fs.ReadDirPlus(nil, &fuse.ReadIn{InHeader: header(d), Fh: out.Fh, Size: 4096}, list); s != fuse.OK {
+			t.Fatal(s)
+		}
+		return k.fs.nodes.at(k.nodes[d], "x") != nil
+	}
+	end, err := k.fs.moves.move(t.Context(), fixed("d", "e"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.fs.moves.leave("d")
+	if shown() {
+		t.Error("there is a node for a name that is being deleted")
+	}
+	end()
+	if !shown() {
+		t.Error("no node after the rename")
+	}
+}
