@@ -30,6 +30,7 @@ func TestHeapLimit(t *testing.T) {
 			}, done)
 			time.Sleep(10 * time.Second)
 			close(done)
+			synctest.Wait()
 			want := []int64{80, 80 + 150, 80 + 600, 80}
 			if own {
 				want = nil
