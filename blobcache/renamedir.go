@@ -63,7 +63,7 @@ type DirRename struct {
 func (c *Cache) RenameDir(ctx context.Context, cont blob.Container, r DirRename) error {
 	d := &dirRename{c: c, cont: cont, DirRename: r, began: c.now(), held: map[string]*heldFile{}}
 	moved, err := false, error(nil)
-	if s, ok := cont.(blob.Renamer); ok {
+	if s, ok := blob.AsRenamer(cont); ok {
 		var over func()
 		over, err = d.atOnce(ctx, s)
 		defer over()

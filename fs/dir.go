@@ -88,6 +88,9 @@ func (v *view) rmdir(ctx context.Context, dir *node, name string) error {
 	if err := v.checkEmpty(ctx, p); err != nil {
 		return err
 	}
+	if err := blob.SettleRenamer(ctx, v.cont); err != nil {
+		return err
+	}
 	defer dir.leave(name)()
 	if err := v.keepDir(ctx, dir); err != nil {
 		return err
@@ -118,7 +121,7 @@ func (v *view) checkEmpty(ctx context.Context, p string) error {
 
 // deleteMarkers deletes the blobs that stand for a directory: "p" with metadata, and "p/" of other tools.
 func (v *view) deleteMarkers(ctx context.Context, p string, e blobcache.Entry) error {
-	if r, ok := v.cont.(blob.Renamer); ok {
+	if r, ok := blob.AsRenamer(v.cont); ok {
 		if err := r.DeleteDirectory(ctx, p); err != nil && !blob.Is(err, blob.NotFound) {
 			return err
 		}

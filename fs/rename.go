@@ -42,6 +42,9 @@ func (v *view) rename(ctx context.Context, from, to end, noReplace bool) error {
 	if n == target {
 		return nil
 	}
+	if err := blob.SettleRenamer(ctx, v.cont); err != nil {
+		return err
+	}
 	defer from.dir.leave(from.name)()
 	if n.kind == kindDir {
 		err = v.renameDir(ctx, n, target, from, to)
@@ -133,7 +136,7 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 		return err
 	}
 	// A rename by the service leaves the version as it is: another one may be somebody else's, whose bytes are not ours.
-	if _, ok := v.cont.(blob.Renamer); !ok || w.ETag == p.ETag {
+	if _, ok := blob.AsRenamer(v.cont); !ok || w.ETag == p.ETag {
 		v.cache.Moved(v.cont, from.path, p.ETag, to.path, w.ETag)
 	}
 	f.EndMove(to.path, &w)
@@ -149,7 +152,7 @@ func (v *view) moveBlob(ctx context.Context, target *node, from, to string, p bl
 		o.Condition.IfNoneMatch = blob.Any
 	}
 	defer v.cache.Moving(v.cont, from, p.ETag)()
-	if r, ok := v.cont.(blob.Renamer); ok {
+	if r, ok := blob.AsRenamer(v.cont); ok {
 		return v.renameBlob(ctx, r, target, from, to, p, blob.RenameOptions{Source: o.Source, Condition: o.Condition})
 	}
 	var w blob.Written
@@ -252,7 +255,7 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 	case err != nil:
 		v.forgetDir(to.path)
 	}
-	if _, atOnce := v.cont.(blob.Renamer); atOnce && err == nil {
+	if _, atOnce := blob.AsRenamer(v.cont); atOnce && err == nil {
 		return v.renameOpened(ctx, n)
 	}
 	return err
@@ -287,7 +290,7 @@ func (v *view) movedDir(n *node, from, to end, marker blob.Properties, left bool
 	if left {
 		v.names.Forget(from.path)
 	}
-	_, atOnce := v.cont.(blob.Renamer)
+	_, atOnce := blob.AsRenamer(v.cont)
 	for c, path := range v.nodes.below(n) {
 		if p := c.properties(); atOnce && p.ETag != "" {
 			v.cache.Moved(v.cont, from.path+path[len(to.path):], p.ETag, path, p.ETag)

@@ -140,7 +140,7 @@ func (v *view) upload(ctx context.Context, name, content string, o blob.WriteOpt
 // keepDir makes sure that a directory stays when the names in it that are leaving go away: directories do not vanish
 // because their last file was removed through this mount. Implied ones get a marker then.
 func (v *view) keepDir(ctx context.Context, dir *node) error {
-	if _, real := v.cont.(blob.Renamer); real || dir == v.nodes.root || dir.getEntry().Marker {
+	if _, real := blob.AsRenamer(v.cont); real || dir == v.nodes.root || dir.getEntry().Marker {
 		return nil
 	}
 	p, linked := v.nodes.path(dir)

@@ -17,8 +17,13 @@ import (
 // their new names, directories are there without a file, and one that is not empty is not removed.
 func TestMountHierarchical(t *testing.T) {
 	mounttest.NeedFUSE(t)
+	t.Run("asked at once", func(t *testing.T) { mountHierarchical(t) })
+	t.Run("asked late", func(t *testing.T) { mountHierarchical(t, "--skip-validation") })
+}
+
+func mountHierarchical(t *testing.T, flags ...string) {
 	s := mounttest.EmbeddedWith(t, blobserver.Options{Store: blobtest.StoreOptions{Hierarchical: true}})
-	w := newWorld(t, s)
+	w := newWorld(t, s, flags...)
 	must(t, os.MkdirAll(w.path("from/sub/empty"), 0o755))
 	w.write("from/a", []byte("a"))
 	w.write("from/sub/b", []byte("b"))

@@ -3,8 +3,8 @@ package blob
 import "context"
 
 // Renamer is what a Container can do besides when the account has a hierarchical namespace: there directories are objects
-// of their own, which every file makes for the names that lead to it, and which stay when they are empty. It is found by a
-// type assertion.
+// of their own, which every file makes for the names that lead to it, and which stay when they are empty. It is found by
+// AsRenamer.
 //
 // Such a container shows a directory as a zero-length blob with metadata hdi_isfolder=true (Properties, List without a
 // delimiter), and a listing with a delimiter as a prefix. Upload with that metadata makes one. Delete of a directory fails
@@ -28,4 +28,32 @@ type RenameOptions struct {
 	// Source is the condition on the source, Condition the one on the destination.
 	Source    Condition
 	Condition Condition
+}
+
+// LateRenamer is a Container that finds out only when it matters whether it is a Renamer.
+type LateRenamer interface {
+	Container
+	// Settle finds it out. After an error it can be called again; without one the answer stays what it is.
+	Settle(ctx context.Context) error
+	// Renamer returns the Renamer, or nil if it is none, or Settle has not found it out.
+	Renamer() Renamer
+}
+
+// AsRenamer returns the Renamer that a container is.
+func AsRenamer(c Container) (r Renamer, ok bool) {
+	switch c := c.(type) {
+	case Renamer:
+		return c, true
+	case LateRenamer:
+		r = c.Renamer()
+	}
+	return r, r != nil
+}
+
+// SettleRenamer makes the answer of AsRenamer final.
+func SettleRenamer(ctx context.Context, c Container) error {
+	if l, ok := c.(LateRenamer); ok {
+		return l.Settle(ctx)
+	}
+	return nil
 }

@@ -14,10 +14,28 @@ func Sub(c Container, prefix string) Container {
 	if prefix == "" {
 		return c
 	}
-	if r, ok := c.(Renamer); ok {
+	switch r := c.(type) {
+	case Renamer:
 		return subRenamer{sub{c, prefix}, r}
+	case LateRenamer:
+		return subLate{sub{c, prefix}, r}
 	}
 	return sub{c, prefix}
+}
+
+// subLate is the part of a container that may turn out to be a Renamer.
+type subLate struct {
+	sub
+	late LateRenamer
+}
+
+func (s subLate) Settle(ctx context.Context) error { return s.late.Settle(ctx) }
+
+func (s subLate) Renamer() Renamer {
+	if r := s.late.Renamer(); r != nil {
+		return subRenamer{s.sub, r}
+	}
+	return nil
 }
 
 // subRenamer is the part of a container that is a Renamer.
@@ -40,6 +58,8 @@ func Prefix(c Container) string {
 	case sub:
 		return Prefix(s.c) + s.prefix
 	case subRenamer:
+		return Prefix(s.c) + s.prefix
+	case subLate:
 		return Prefix(s.c) + s.prefix
 	}
 	return ""

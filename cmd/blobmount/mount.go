@@ -205,23 +205,8 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 		return p, err
 	}
 	p.close = append(p.close, container.Close, p.rotation.start(container, p.cache))
-	p.container = blob.Sub(withHierarchy(ctx, container, p.log), c.Source.Prefix)
+	p.container = blob.Sub(withHierarchy(ctx, container, c.SkipValidation, p.log), c.Source.Prefix)
 	return p, nil
-}
-
-// withHierarchy returns a container with what it can do besides if its account has a hierarchical namespace. A credential
-// need not have the permission to ask for that.
-func withHierarchy(ctx context.Context, c *azure.Container, log *slog.Logger) blob.Container {
-	h, err := c.Hierarchical(ctx)
-	switch {
-	case err != nil:
-		log.Warn("cannot find out whether the account has a hierarchical namespace: renames of directories are copies, and if it has one, directories cannot be removed",
-			"error", err)
-	case h != nil:
-		log.Info("the account has a hierarchical namespace: directories are renamed by the service")
-		return h
-	}
-	return c
 }
 
 // logCause logs what is behind a message that was shortened for the user.
