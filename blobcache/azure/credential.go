@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"path"
@@ -32,6 +33,12 @@ type Credential struct {
 
 // Format implements fmt.Formatter.
 func (Credential) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "REDACTED") }
+
+// MarshalText implements encoding.TextMarshaler, which encoding/json uses.
+func (Credential) MarshalText() ([]byte, error) { return []byte("REDACTED"), nil }
+
+// LogValue implements slog.LogValuer.
+func (Credential) LogValue() slog.Value { return slog.StringValue("REDACTED") }
 
 // access is a credential in use. It does not change.
 type access struct {

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -124,6 +126,13 @@ func TestCredentialNeverPrints(t *testing.T) {
 	}
 	raw, _ := base64.StdEncoding.DecodeString(testKey)
 	for _, cred := range []Credential{{SharedKey: key}, {SAS: "sig=SECRET"}} {
+		var out bytes.Buffer
+		slog.New(slog.NewJSONHandler(&out, nil)).Info("json", "c", cred, "p", &cred)
+		slog.New(slog.NewTextHandler(&out, nil)).Info("text", "c", cred, "p", &cred)
+		text, err := json.Marshal(map[string]any{"c": cred, "p": &cred, "in": struct{ C Credential }{cred}})
+		if err != nil || strings.Contains(out.String()+string(text), "SECRET") || strings.Count(out.String()+string(text), "REDACTED") != 7 {
+			t.Errorf("%v: %s%s", err, &out, text)
+		}
 		for _, v := range []any{cred, &cred, Config{Credential: cred}} {
 			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 				out := fmt.Sprintf(verb, v)

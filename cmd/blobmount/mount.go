@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 	"time"
@@ -165,6 +166,9 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
+	if err = checkProxy(http.ProxyFromEnvironment, found.Endpoint); err != nil {
+		return p, err
+	}
 	if auth.Secondary(found.Endpoint) && !c.ReadOnly {
 		return p, fmt.Errorf("%s is the copy of an account in another region, which takes no writes: use --read-only", found.Endpoint)
 	}
@@ -207,6 +211,18 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 	p.close = append(p.close, container.Close, p.rotation.start(container, p.cache))
 	p.container = blob.Sub(withHierarchy(ctx, container, c.SkipValidation, p.log), c.Source.Prefix)
 	return p, nil
+}
+
+// checkProxy refuses a proxy that is no URL: requests would fail with a message that shows it, with its password.
+func checkProxy(proxy func(*http.Request) (*url.URL, error), endpoint string) error {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return nil // it is refused elsewhere
+	}
+	if _, err := proxy(&http.Request{URL: u}); err != nil {
+		return errors.New("the proxy that HTTPS_PROXY or HTTP_PROXY names must be a URL such as http://HOST:PORT; what is there is not shown")
+	}
+	return nil
 }
 
 // logCause logs what is behind a message that was shortened for the user.
