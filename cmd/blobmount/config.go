@@ -128,7 +128,7 @@ func newFlags(c *Config, uid, gid int) *pflag.FlagSet {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
 
-	f.VarP(&optionList{f, c}, "options", "o", "comma-separated options as in fstab(5): every flag without its dashes ('_' and '-' are the same), "+
+	f.VarP(&optionList{flags: f, config: c}, "options", "o", "comma-separated options as in fstab(5): every flag without its dashes ('_' and '-' are the same), "+
 		"ro, and the kernel's nosuid, noexec, noatime, sync, ... May be repeated")
 	f.BoolVarP(&c.ReadOnly, "read-only", "r", false, "refuse every change")
 	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users use the mount (users other than root need user_allow_other in /etc/fuse.conf)")

@@ -19,7 +19,7 @@ var kernelWords = map[string]bool{
 // droppedWords are for mount(8), systemd and fstab, or say what is so anyway. They mean nothing to the file
 // system. (mount(8) removes some itself, but not for a program that mount.fuse starts.)
 var droppedWords = map[string]bool{
-	"rw": true, "defaults": true, "default_permissions": true, "async": true, "atime": true, "diratime": true,
+	"defaults": true, "default_permissions": true, "async": true, "atime": true, "diratime": true,
 	"_netdev": true, "nofail": true, "auto": true, "noauto": true,
 	"user": true, "nouser": true, "users": true, "owner": true, "group": true,
 	"comment": true,
@@ -62,6 +62,7 @@ var notInOptions = map[string]bool{"options": true, "foreground": true, "help": 
 type optionList struct {
 	flags  *pflag.FlagSet
 	config *Config
+	ro     bool // the word ro has made the mount read-only
 }
 
 var _ pflag.Value = (*optionList)(nil)
@@ -100,7 +101,10 @@ func (o *optionList) set(word, value string, hasValue bool) error {
 	case strings.HasPrefix(word, "x-"), strings.HasPrefix(word, "X-"), droppedWords[under]:
 		return nil
 	case under == "ro":
-		return bare(func() { o.config.ReadOnly = true })
+		return bare(func() { o.ro, o.config.ReadOnly = o.ro || !o.config.ReadOnly, true })
+	case under == "rw":
+		// mount(8) puts it before all others. So it undoes no --read-only, only an ro that was given before.
+		return bare(func() { o.ro, o.config.ReadOnly = false, o.config.ReadOnly && !o.ro })
 	case kernelWords[under]:
 		return bare(func() { o.config.KernelOptions = append(o.config.KernelOptions, under) })
 	case under == "fsname":
