@@ -12,7 +12,7 @@ func TestCheckProxy(t *testing.T) {
 	asked := ""
 	bad := func(r *http.Request) (*url.URL, error) {
 		asked = r.URL.Scheme
-		return url.Parse("http://user:" + planted + "@host:port")
+		return nil, &url.Error{Op: "parse", URL: "http://user:" + planted + "@host:port", Err: http.ErrNotSupported}
 	}
 	err := checkProxy(bad, "https://acct1.blob.core.windows.net")
 	if err == nil || !strings.Contains(err.Error(), "HTTPS_PROXY") || strings.Contains(err.Error(), planted) || asked != "https" {
