@@ -163,14 +163,22 @@ func (n *Names) more(ctx context.Context, l *listing) (done bool, err error) {
 	}
 	busy := n.start(l)
 	n.mu.Unlock()
-	select {
-	case <-busy:
-	case <-ctx.Done():
-		return false, ctx.Err()
+	if err := await(ctx, busy); err != nil {
+		return false, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return l.done, l.err
+}
+
+// await waits for the end of a request, or of the caller.
+func await(ctx context.Context, busy <-chan struct{}) error {
+	select {
+	case <-busy:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // start asks for the next page of an incomplete listing, unless that is being done. The request does not end with the one

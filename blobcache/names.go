@@ -118,13 +118,13 @@ func NewNames(ctx context.Context, c blob.Container, timeout time.Duration, memo
 	}
 }
 
-// forever is what the kernel is told for a timeout without end.
-const forever = 365 * 24 * time.Hour
+// Forever is what the kernel is told for a timeout without end.
+const Forever = 365 * 24 * time.Hour
 
 // left returns how long something that was true at a time may still be used, at most 0 if not any more.
 func (n *Names) left(at time.Time) time.Duration {
 	if n.timeout < 0 {
-		return forever
+		return Forever
 	}
 	return n.timeout - n.now().Sub(at)
 }
@@ -267,12 +267,7 @@ func (n *Names) waitListing(ctx context.Context, p string) bool {
 	busy := d.listing.busy
 	n.mu.Unlock()
 	defer n.mu.Lock()
-	select {
-	case <-busy:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return await(ctx, busy) == nil
 }
 
 // Known returns what is known of a path without asking, and for how long it may be used, which may be 0. It reports

@@ -180,10 +180,8 @@ func (n *Names) step(ctx context.Context, w *walk) error {
 		busy = n.startWalk(w)
 	}
 	n.mu.Unlock()
-	select {
-	case <-busy:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := await(ctx, busy); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -121,7 +121,7 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *f
 // validFor returns for how long what was just learned may be used.
 func (fs *fileSystem) validFor() time.Duration {
 	if fs.timeout < 0 {
-		return 365 * 24 * time.Hour
+		return blobcache.Forever
 	}
 	return fs.timeout
 }
