@@ -3,9 +3,10 @@ package auth
 import (
 	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
+
+	"blobmount/integration/readme"
 )
 
 var update = flag.Bool("update", false, "write the table of names into README.md")
@@ -28,25 +29,7 @@ var groupTexts = [groupCount]string{
 func TestReadmeHasTheNames(t *testing.T) {
 	const file = "../README.md"
 	const begin, end = "<!-- names: generated from auth/table.go -->\n", "<!-- end of names -->\n"
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(raw), begin)
-	got, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s lacks the marks %q and %q", file, begin, end)
-	}
-	want := nameTable()
-	if got == want {
-		return
-	}
-	if !*update {
-		t.Fatal("the table of names in README.md differs from auth/table.go: run go test ./auth -run Readme -update")
-	}
-	if err := os.WriteFile(file, []byte(before+begin+want+end+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	readme.Keep(t, file, begin, end, nameTable(), "go test ./auth -run Readme -update", *update)
 }
 
 // nameTable returns all names as a Markdown table, in the order in which they are asked.

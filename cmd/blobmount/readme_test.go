@@ -3,11 +3,12 @@ package main
 import (
 	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"blobmount/integration/readme"
 )
 
 var update = flag.Bool("update", false, "write the table of flags into README.md")
@@ -16,25 +17,7 @@ var update = flag.Bool("update", false, "write the table of flags into README.md
 func TestReadmeHasTheFlags(t *testing.T) {
 	const file = "../../README.md"
 	const begin, end = "<!-- flags: generated from blobmount --help -->\n", "<!-- end of flags -->\n"
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(raw), begin)
-	got, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s lacks the marks %q and %q", file, begin, end)
-	}
-	want := flagTable()
-	if got == want {
-		return
-	}
-	if !*update {
-		t.Fatalf("the table of flags in README.md differs from --help: run go test ./cmd/blobmount -run Readme -update")
-	}
-	if err := os.WriteFile(file, []byte(before+begin+want+end+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	readme.Keep(t, file, begin, end, flagTable(), "go test ./cmd/blobmount -run Readme -update", *update)
 }
 
 // flagTable returns the flags as a Markdown table, in the order of the help.
