@@ -334,6 +334,7 @@ func (c *Cache) Moved(cont blob.Container, oldName string, oldETag blob.ETag, ne
 	if v != nil {
 		v.mu.Lock()
 	}
+	rekey(oldBase, oldKey, newKey)
 	for _, ext := range []string{extMap, extPart, extBlob} {
 		if err := os.Rename(oldBase+ext, newBase+ext); errors.Is(err, os.ErrNotExist) {
 			if unix.Access(oldBase+ext, unix.F_OK) != nil {

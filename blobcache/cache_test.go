@@ -488,12 +488,16 @@ func TestEvictionOrder(t *testing.T) {
 
 // TestMoved: a server-side rename takes what is cached along, in whole and in part, and readers do not notice.
 func TestMoved(t *testing.T) {
-	for _, size := range []int64{500 * kib, 3 * mib} {
+	for i, size := range []int64{500 * kib, 3 * mib, 500 * kib, 3 * mib} {
 		s := newService()
-		c := openCache(t, config(t.TempDir()))
+		cfg := config(t.TempDir())
+		c := openCache(t, cfg)
 		p, want := s.put(t, "a", size, 1)
 		f := openBlob(t, c, s, p)
 		expect(t, f, 400*kib, want[400*kib:404*kib])
+		if i >= 2 {
+			bring(t, c, s, p)
+		}
 		if _, err := f.BeginMove(t.Context(), "b"); err != nil {
 			t.Fatal(err)
 		}
@@ -526,6 +530,7 @@ func TestMoved(t *testing.T) {
 		bring(t, c, s, p)
 		s.Reset()
 		expectAll(t, openBlob(t, c, s, p), want)
+		expectAll(t, openBlob(t, openCache(t, cfg), s, p), want)
 		if n := s.Count(""); n > 0 {
 			t.Errorf("%d bytes under the new name: %q", size, s.Lines())
 		}

@@ -43,6 +43,12 @@ func (k key) path(dir string) string {
 	return filepath.Join(dir, "v1", x[:2], x[2:3], x[3:])
 }
 
+// sum is a checksum of what a version's files say of it, and of the key: so a file of one version is not taken for that of
+// another, whatever became of the directories that name them.
+func (k key) sum(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, k[:])
+}
+
 // The extensions of a version's files.
 const (
 	extBlob = ".blob"
@@ -54,7 +60,7 @@ const (
 //
 //	0   8  magic "blobmap1"
 //	8   8  size of the blob in bytes
-//	16  4  CRC-32C of the first 16 bytes
+//	16  4  CRC-32C of the first 16 bytes and the key
 //	20  4  reserved, zero
 //	24     bitmap, one bit a grain, padded to 4 bytes
 //	..     CRC-32C of each grain, 4 bytes each, valid where the bit is set
@@ -127,7 +133,7 @@ func openFile(path string) (*os.File, error) {
 }
 
 // openFiles opens what the disk has of a version. Without anything it returns no files and no error.
-func openFiles(base string, size, small int64) (files, presence, error) {
+func openFiles(base string, k key, size, small int64) (files, presence, error) {
 	p := newPresence(size, small)
 	for _, ext := range []string{extBlob, extPart} {
 		data, err := openFile(base + ext)
@@ -145,7 +151,7 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 			continue
 		}
 		f := files{data: data, complete: ext == extBlob, used: time.Unix(st.Atim.Unix()), ino: st.Ino}
-		if err := f.load(base, st.Size, size, &p); err != nil {
+		if err := f.load(base, k, st.Size, size, &p); err != nil {
 			f.close()
 			return files{}, newPresence(size, small), fmt.Errorf("%w: %w", errDamaged, err)
 		}
@@ -155,7 +161,7 @@ func openFiles(base string, size, small int64) (files, presence, error) {
 }
 
 // load reads the map and checks that it and a file of length bytes belong to a blob of this size.
-func (f *files) load(base string, length, size int64, p *presence) error {
+func (f *files) load(base string, k key, length, size int64, p *presence) error {
 	if f.complete && length != size || length > size {
 		return fmt.Errorf("cached file is %d bytes, the blob %d", length, size)
 	}
@@ -163,7 +169,7 @@ func (f *files) load(base string, length, size int64, p *presence) error {
 		if !f.complete {
 			return errors.New("a small version is never kept in part")
 		}
-		sum, err := readSum(f.data, size)
+		sum, err := readSum(f.data, k, size)
 		if err != nil {
 			return err
 		}
@@ -181,7 +187,7 @@ func (f *files) load(base string, length, size int64, p *presence) error {
 		return err
 	}
 	if string(raw[:8]) != mapMagic || int64(binary.LittleEndian.Uint64(raw[8:])) != size ||
-		binary.LittleEndian.Uint32(raw[16:]) != crc32.Checksum(raw[:16], castagnoli) {
+		binary.LittleEndian.Uint32(raw[16:]) != k.sum(raw[:16]) {
 		return errors.New("map does not belong to this version")
 	}
 	p.have.load(raw[mapHeader:])
@@ -219,7 +225,7 @@ func (f *files) create(base string) error {
 }
 
 // createMap makes the map file. The whole length is reserved, so that later writes are in place.
-func (f *files) createMap(base string, size int64, n int) error {
+func (f *files) createMap(base string, k key, size int64, n int) error {
 	maps, err := os.OpenFile(base+extMap, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -228,7 +234,7 @@ func (f *files) createMap(base string, size int64, n int) error {
 	head := make([]byte, mapHeader)
 	copy(head, mapMagic)
 	binary.LittleEndian.PutUint64(head[8:], uint64(size))
-	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(head[:16], castagnoli))
+	binary.LittleEndian.PutUint32(head[16:], k.sum(head[:16]))
 	if err := maps.Truncate(mapSize(n)); err != nil {
 		return err
 	}
@@ -262,14 +268,14 @@ func sumsWork(dir string) bool {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	return writeSum(f, 0, 0) == nil
+	return writeSum(f, key{}, 0, 0) == nil
 }
 
 // publish gives the filled data file its final name. The name is linked to the very file that was filled:
 // another process may have evicted our .part and begun its own under the same name.
-func (f *files) publish(base string, size int64, p *presence) error {
+func (f *files) publish(base string, k key, size int64, p *presence) error {
 	if p.single() {
-		if err := writeSum(f.data, size, p.sums[0]); err != nil {
+		if err := writeSum(f.data, k, size, p.sums[0]); err != nil {
 			return err
 		}
 	}
@@ -323,26 +329,54 @@ func removeIdle(base string) int64 {
 
 // A version of up to sumMax bytes is one unit: it is fetched and kept whole, and its checksum is in an extended
 // attribute of the data file. A map file would double the number of files in a cache of small blobs.
+//
+// The attribute, in little-endian numbers:
+//
+//	0   8  size of the blob in bytes
+//	8   4  CRC-32C of the content
+//	12  4  CRC-32C of the first 12 bytes and the key
 const (
 	sumMax  = 1 << 20
 	sumAttr = "user.blobmount"
+	sumSize = 16
 )
 
-func writeSum(f *os.File, size int64, sum uint32) error {
-	var v [12]byte
+func writeSum(f *os.File, k key, size int64, sum uint32) error {
+	var v [sumSize]byte
 	binary.LittleEndian.PutUint64(v[:], uint64(size))
 	binary.LittleEndian.PutUint32(v[8:], sum)
+	binary.LittleEndian.PutUint32(v[12:], k.sum(v[:12]))
 	return unix.Fsetxattr(int(f.Fd()), sumAttr, v[:], 0)
 }
 
-func readSum(f *os.File, size int64) (uint32, error) {
-	var v [16]byte
+func readSum(f *os.File, k key, size int64) (uint32, error) {
+	var v [sumSize + 1]byte
 	n, err := unix.Fgetxattr(int(f.Fd()), sumAttr, v[:])
 	if err != nil {
 		return 0, err
 	}
-	if n != 12 || int64(binary.LittleEndian.Uint64(v[:])) != size {
+	if n != sumSize || int64(binary.LittleEndian.Uint64(v[:])) != size || binary.LittleEndian.Uint32(v[12:]) != k.sum(v[:12]) {
 		return 0, errors.New("checksum does not belong to this version")
 	}
 	return binary.LittleEndian.Uint32(v[8:]), nil
+}
+
+// rekey makes what the disk has at base say that it belongs to another key, before it is renamed. What was not good
+// before stays so, and what fails is fetched again.
+func rekey(base string, from, to key) {
+	var v [sumSize + 1]byte
+	if n, err := unix.Getxattr(base+extBlob, sumAttr, v[:]); err == nil && n == sumSize && binary.LittleEndian.Uint32(v[12:]) == from.sum(v[:12]) {
+		binary.LittleEndian.PutUint32(v[12:], to.sum(v[:12]))
+		_ = unix.Setxattr(base+extBlob, sumAttr, v[:sumSize], unix.XATTR_REPLACE)
+	}
+	maps, err := openFile(base + extMap)
+	if err != nil {
+		return
+	}
+	defer maps.Close()
+	var head [20]byte
+	if _, err := maps.ReadAt(head[:], 0); err == nil && binary.LittleEndian.Uint32(head[16:]) == from.sum(head[:16]) {
+		binary.LittleEndian.PutUint32(head[16:], to.sum(head[:16]))
+		_, _ = maps.WriteAt(head[16:], 16)
+	}
 }

@@ -3,8 +3,8 @@ package blobcache
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -147,6 +147,16 @@ func TestDamage(t *testing.T) {
 	maps := func(f func([]byte) []byte) func(*testing.T, string) {
 		return func(t *testing.T, dir string) { edit(t, only(t, dir, extMap), f) }
 	}
+	header := func(change func(b []byte)) func(*testing.T, string) { // with a good checksum
+		return func(t *testing.T, dir string) {
+			path := only(t, dir, extMap)
+			edit(t, path, func(b []byte) []byte {
+				change(b)
+				binary.LittleEndian.PutUint32(b[16:], keyAt(t, path).sum(b[:16]))
+				return b
+			})
+		}
+	}
 	xattr := func(f func(t *testing.T, path string)) func(*testing.T, string) {
 		return func(t *testing.T, dir string) { f(t, only(t, dir, extBlob)) }
 	}
@@ -212,11 +222,8 @@ func TestDamage(t *testing.T) {
 		{"large, bit in the map's checksum", large, 0, maps(flip(headerSum))},
 		{"large, bit in the bitmap", large, 0, maps(flip(bits))},
 		{"large, bit in a grain's checksum", large, 0, maps(flip(bits + 8 + 1))},
-		{"large, map of another size", large, 0, maps(func(b []byte) []byte {
-			binary.LittleEndian.PutUint64(b[8:], large+1)
-			binary.LittleEndian.PutUint32(b[16:], crc32.Checksum(b[:16], castagnoli))
-			return b
-		})},
+		{"large, map of another size", large, 0, header(func(b []byte) { binary.LittleEndian.PutUint64(b[8:], large+1) })},
+		{"large, map of another kind", large, 0, header(func(b []byte) { b[7]++ })},
 		{"part, bit in the data", large, 4 * grain, data(flip(2*grain + 1))},
 		{"part, data short", large, 4 * grain, data(cut(1))},
 		{"part, data empty", large, 4 * grain, data(cut(4 * grain))},
@@ -276,6 +283,71 @@ func TestDamage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// keyAt returns the key that the path of a version's file stands for.
+func keyAt(t *testing.T, path string) (k key) {
+	t.Helper()
+	parts := strings.Split(strings.TrimSuffix(path, filepath.Ext(path)), "/")
+	if n, err := hex.Decode(k[:], []byte(strings.Join(parts[len(parts)-3:], ""))); err != nil || n != len(k) {
+		t.Fatalf("%s: %d bytes of a key, %v", path, n, err)
+	}
+	return k
+}
+
+// TestDamageExchanged: files that have got the names of those of another version are not taken for that.
+func TestDamageExchanged(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		size, part int64
+		exts       []string
+	}{
+		{"small", 100*kib + 7, 100*kib + 7, []string{extBlob}},
+		{"large, the data", 2 * mib, 2 * mib, []string{extBlob}},
+		{"large, the map", 2 * mib, 2 * mib, []string{extMap}},
+		{"large", 2 * mib, 2 * mib, []string{extBlob, extMap}},
+		{"part", 2 * mib, mib, []string{extPart, extMap}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newService()
+			cfg := config(t.TempDir())
+			a, wantA := s.put(t, "a", tc.size, 1)
+			b, wantB := s.put(t, "b", tc.size, 2)
+			cached(t, s, cfg, a, tc.part)
+			cached(t, s, cfg, b, tc.part)
+			for _, ext := range tc.exts {
+				of := func(p blob.Properties) string { return keyOf(s.URL(p.Name), p.ETag).path(cfg.Dir) + ext }
+				if err := unix.Renameat2(unix.AT_FDCWD, of(a), unix.AT_FDCWD, of(b), unix.RENAME_EXCHANGE); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Reset()
+			c := openCache(t, cfg)
+			expectAll(t, openBlob(t, c, s, a), wantA)
+			expectAll(t, openBlob(t, c, s, b), wantB)
+			if s.Count("ReadAt") == 0 {
+				t.Error("nothing was fetched: the damage did none")
+			}
+		})
+	}
+}
+
+// TestDamageCompleted: a process that fetches what an earlier one had not does not take what that one had for good.
+func TestDamageCompleted(t *testing.T) {
+	const size, part = mib + 200*kib + 7, 4 * grain
+	s := newService()
+	cfg := config(t.TempDir())
+	p, want := s.put(t, "a", size, 1)
+	cached(t, s, cfg, p, part)
+	edit(t, only(t, cfg.Dir, extPart), flip(2*grain+1))
+	c := openCache(t, cfg)
+	f := c.OpenFile(s, p, noHooks)
+	f.Acquire(false)
+	expect(t, f, part, want[part:])
+	f.Release(false)
+	bring(t, c, s, p)
+	only(t, cfg.Dir, extBlob)
+	expectAll(t, openBlob(t, c, s, p), want)
 }
 
 // TestDamageShownToTheKernel: a backing file is compared with its checksums before the kernel reads it by itself.

@@ -380,9 +380,9 @@ func (s *stage) knownSum(off, n int64) (uint32, bool) {
 }
 
 // publish gives the data file the name of a complete version. When another process has published that, its file stays.
-func (s *stage) publish(base string, size int64, p *presence) error {
+func (s *stage) publish(base string, k key, size int64, p *presence) error {
 	if p.single() {
-		if err := writeSum(s.file, size, p.sums[0]); err != nil {
+		if err := writeSum(s.file, k, size, p.sums[0]); err != nil {
 			return err
 		}
 	}
@@ -422,7 +422,7 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	f := files{data: s.file}
 	if !p.single() {
 		c.space.take(roundBlock(mapSize(p.have.n)))
-		if err := f.createMap(base, size, p.have.n); err != nil {
+		if err := f.createMap(base, k, size, p.have.n); err != nil {
 			return err
 		}
 		defer f.maps.Close()
@@ -430,7 +430,7 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 			return err
 		}
 	}
-	if err := s.publish(base, size, &p); err != nil {
+	if err := s.publish(base, k, size, &p); err != nil {
 		return err
 	}
 	if !s.moved {

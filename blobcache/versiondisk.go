@@ -16,7 +16,7 @@ import (
 // load opens what the disk has. v.mu is held, or nobody else knows v yet.
 func (v *version) load() {
 	base := v.key.path(v.c.dir)
-	f, p, err := openFiles(base, v.size, v.c.small)
+	f, p, err := openFiles(base, v.key, v.size, v.c.small)
 	if errors.Is(err, errDamaged) {
 		v.c.log.Warn("cached data is damaged and will be fetched again", "blob", v.src.name, "error", err)
 		v.c.space.release(removeFiles(base))
@@ -138,8 +138,7 @@ func (v *version) store(b []byte, off int64) bool {
 	}
 	defer v.c.space.arrived(int64(len(b)))
 	v.mu.Lock()
-	base := v.key.path(v.c.dir)
-	err := v.ready(base)
+	err := v.ready(v.key.path(v.c.dir))
 	data := v.files.data
 	v.mu.Unlock()
 	if err == nil {
@@ -166,7 +165,9 @@ func (v *version) store(b []byte, off int64) bool {
 		}
 	}
 	if err == nil && v.p.have.full() {
-		if err = v.files.publish(base, v.size, &v.p); err == nil {
+		// The key may be another one since the mutex was let go, and what an earlier process has stored may not have been
+		// compared yet.
+		if err = v.files.publish(v.key.path(v.c.dir), v.key, v.size, &v.p); err == nil && v.checked.full() {
 			v.c.setChecked(v.key, v.files.data)
 		}
 	}
@@ -191,7 +192,7 @@ func (v *version) ready(base string) error {
 		return nil
 	}
 	v.c.space.take(roundBlock(mapSize(v.p.have.n)))
-	return v.files.createMap(base, v.size, v.p.have.n)
+	return v.files.createMap(base, v.key, v.size, v.p.have.n)
 }
 
 // touchEvery is how exact the times are by which eviction chooses. Each note dirties an inode on the disk.
