@@ -2,15 +2,29 @@ package blobcache
 
 import (
 	"context"
+	"errors"
 
 	"blobmount/blobcache/blob"
 )
 
-// takeBack deletes the copies. One whose source is not there any more stays: it may be the only one.
+// takeBack deletes the copies. One whose source is not there any more stays: it may be the only one. So does one whose
+// answer was lost, if the new name is not claimed any more: it may be another host's.
 func (d *dirRename) takeBack(ctx context.Context) error {
-	err := d.pages(func(_ int64, blobs []renamedBlob) error {
+	err := d.holdClaim(ctx)
+	switch {
+	case err == nil:
+	case !errors.Is(err, ErrRenaming):
+		return d.postponed("copies remain under the new name, and all is under the old one", err)
+	case d.copied.Load() > 0:
+		d.c.log.Warn("the new name of a directory that cannot be renamed was taken or removed meanwhile: "+
+			"copies stay there of which it is not certain whose they are", "from", d.From, "to", d.To)
+	}
+	err = d.pages(func(_ int64, blobs []renamedBlob) error {
 		return inParallel(ctx, len(blobs), func(ctx context.Context, i int) error { return d.takeOneBack(ctx, blobs[i]) })
 	})
+	if err == nil {
+		err = d.unclaim(ctx)
+	}
 	if err != nil {
 		return d.postponed("copies remain under the new name, and all is under the old one", err)
 	}
@@ -22,7 +36,7 @@ func (d *dirRename) takeBack(ctx context.Context) error {
 func (d *dirRename) takeOneBack(ctx context.Context, b renamedBlob) error {
 	etag := b.copy.ETag
 	switch {
-	case b.done && etag == "":
+	case b.done && etag == "", d.claimed == "" && (!b.done || b.found):
 		return nil
 	case !b.done: // its answer may have been lost
 		p, ours, err := d.isCopy(ctx, b)

@@ -24,7 +24,8 @@ import (
 // blob under the ETag that was listed and to a name that must be free, and noted in a journal. When all copies are there,
 // that is noted too, on the disk, and from then on the rename only goes forward: the sources are deleted, each under the
 // ETag that was copied. If a copy fails before that, the copies are deleted again, and the source is whole. The markers of
-// the directory itself come last. A process that ends in the middle leaves the journal to the next one.
+// the directory itself come last. A process that ends in the middle leaves the journal to the next one. So that no other host
+// copies to the same name meanwhile, that is claimed, see claim.
 
 // renameAtOnce bounds the requests of one rename.
 const renameAtOnce = 32
@@ -36,6 +37,7 @@ const renameProgress = 5 * time.Second
 var (
 	ErrNotEmpty    = errors.New("directory is not empty")
 	ErrNameTooLong = errors.New("name of a blob would be too long")
+	ErrRenaming    = errors.New("another rename to this name is under way, or was interrupted")
 )
 
 // DirRename says which directory RenameDir renames, and who has to know. No function of it may be nil.
@@ -57,7 +59,7 @@ type DirRename struct {
 }
 
 // RenameDir renames a directory, by one request where the container is a blob.Renamer, else by copies. To may be a directory
-// that is empty, else the error is ErrNotEmpty. The names of both must not be changed through this process meanwhile. After
+// that is empty, else the error is ErrNotEmpty, or ErrRenaming while another host has claimed it. The names of both must not be changed through this process meanwhile. After
 // an error nothing has changed, unless Done was called; what remains to be done is left to RecoverRenames. A Renamer does
 // not tell of single blobs, so that Deleting and Done are all that is called: their versions stay as they are.
 func (c *Cache) RenameDir(ctx context.Context, cont blob.Container, r DirRename) error {
@@ -90,8 +92,9 @@ type dirRename struct {
 	cont  blob.Container
 	began time.Time
 	// late: an earlier process has begun it, so that nothing is known of the copies but what the journal says.
-	late   bool
-	marker blob.Properties // of the directory under its new name, if it has one
+	late    bool
+	marker  blob.Properties // of the directory under its new name, if it has one
+	claimed blob.ETag       // of the claim of the new name; empty: none was made, or it is not ours any more
 
 	copied, deleted, changed atomic.Int64
 
@@ -169,10 +172,7 @@ func (d *dirRename) run(ctx context.Context) (moved bool, err error) {
 // proceed does what is left of a rename. Of rest copies were planned, and not noted.
 func (d *dirRename) proceed(ctx context.Context, rest []renamedBlob) (moved bool, err error) {
 	if d.state.phase == renameCopies {
-		err := d.copyPage(ctx, d.state.planned-int64(len(rest)), rest)
-		if err == nil {
-			err = d.copyAll(ctx)
-		}
+		err := d.copies(ctx, rest)
 		if err == nil {
 			err = d.decide(recForward, renameForward)
 		}
@@ -192,6 +192,11 @@ func (d *dirRename) proceed(ctx context.Context, rest []renamedBlob) (moved bool
 	}
 	d.Deleting()
 	err = d.deleteAll(ctx)
+	if err == nil && d.late && d.state.planned > 0 {
+		if err = d.holdClaim(ctx); errors.Is(err, ErrRenaming) {
+			err = nil // it was the last that the process before has done
+		}
+	}
 	if err == nil {
 		err = d.moveMarkers(ctx)
 	}
@@ -201,6 +206,22 @@ func (d *dirRename) proceed(ctx context.Context, rest []renamedBlob) (moved bool
 	d.end()
 	d.c.log.Info("renamed a directory", d.progress()...)
 	return true, nil
+}
+
+// copies makes the copies, of which rest were planned, and not noted.
+func (d *dirRename) copies(ctx context.Context, rest []renamedBlob) error {
+	if d.late && d.state.planned > 0 {
+		if err := d.holdClaim(ctx); err != nil {
+			return err
+		}
+	}
+	if err := d.copyPage(ctx, d.state.planned-int64(len(rest)), rest); err != nil {
+		return err
+	}
+	if err := d.copyAll(ctx); err != nil || d.state.planned == 0 {
+		return err
+	}
+	return d.holdClaim(ctx) // who has removed the new directory may have let another host in
 }
 
 // passing reports whether an error may be gone when the same is tried later.
@@ -247,51 +268,6 @@ func (d *dirRename) report() (end func()) {
 		ticks.Stop()
 		close(over)
 		done.Wait()
-	}
-}
-
-// look asks for the markers of both ends, and whether the target is empty.
-func (d *dirRename) look(ctx context.Context) (renameHeader, error) {
-	h := renameHeader{Version: renameVersion, Container: d.cont.URL(""), PID: os.Getpid(), From: d.From, To: d.To, Began: d.c.now().UTC()}
-	errs := make([]error, 4)
-	var wg sync.WaitGroup
-	ask := func(i int, name string, etag *blob.ETag) {
-		wg.Go(func() {
-			p, err := d.cont.Properties(ctx, name, blob.Condition{})
-			switch {
-			case err == nil && (IsMarker(&p) || name[len(name)-1] == '/' && p.Size == 0):
-				*etag = p.ETag
-			case err != nil && !blob.Is(err, blob.NotFound):
-				errs[i] = err
-			}
-		})
-	}
-	ask(0, d.From, &h.Source[0])
-	ask(1, d.To, &h.Target[0])
-	ask(2, d.From+"/", &h.Source[1])
-	wg.Go(func() { errs[3] = d.lookBelow(ctx, &h) })
-	wg.Wait()
-	return h, cmp.Or(errs...)
-}
-
-// lookBelow checks that there is nothing in the target but a marker.
-func (d *dirRename) lookBelow(ctx context.Context, h *renameHeader) error {
-	o := blob.ListOptions{Prefix: d.To + "/", MaxResults: 2}
-	for {
-		page, err := d.cont.List(ctx, o)
-		if err != nil {
-			return err
-		}
-		for _, b := range page.Blobs {
-			if b.Name != o.Prefix || b.Size > 0 {
-				return ErrNotEmpty
-			}
-			h.Target[1] = b.ETag
-		}
-		if page.Next == "" {
-			return nil
-		}
-		o.Marker = page.Next
 	}
 }
 
@@ -404,6 +380,11 @@ func (d *dirRename) copyAll(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if len(blobs) > 0 && d.claimed == "" {
+			if err := d.claim(ctx); err != nil {
+				return err
+			}
+		}
 		if err := d.copyPage(ctx, first, blobs); err != nil {
 			return err
 		}
@@ -416,7 +397,6 @@ func (d *dirRename) copyAll(ctx context.Context) error {
 // are listed in the order of their bytes.
 func (d *dirRename) plan(page []blob.Properties) (first int64, blobs []renamedBlob, err error) {
 	blobs = make([]renamedBlob, 0, len(page))
-	to := blob.Prefix(d.cont) + d.To
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var records []byte
@@ -425,8 +405,11 @@ func (d *dirRename) plan(page []blob.Properties) (first int64, blobs []renamedBl
 		if name == "/" || d.late && name <= d.state.last {
 			continue
 		}
-		if whole := to + name; blob.NameLength(whole) > blob.MaxNameLength || strings.Count(whole, "/") >= blob.MaxSegments {
-			return 0, nil, fmt.Errorf("%w: %q below %q", ErrNameTooLong, name, d.To)
+		if isClaim(&p) {
+			return 0, nil, claimedError(strings.TrimSuffix(p.Name, "/"))
+		}
+		if err := d.checkLength(name); err != nil {
+			return 0, nil, err // it was made since checkNames has looked
 		}
 		b := renamedBlob{name: name, etag: p.ETag, size: p.Size}
 		blobs = append(blobs, b)
@@ -457,7 +440,11 @@ func (d *dirRename) copyPage(ctx context.Context, first int64, blobs []renamedBl
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.copied.Add(1)
-		return d.j.add(recCopied, copyRecord(first+int64(i), b))
+		record := byte(recCopied)
+		if b.found {
+			record = recFound
+		}
+		return d.j.add(record, copyRecord(first+int64(i), b))
 	})
 }
 
@@ -472,7 +459,7 @@ func (d *dirRename) copyOne(ctx context.Context, b renamedBlob) (renamedBlob, er
 			Source: blob.Condition{IfMatch: b.etag}, Condition: blob.Condition{IfNoneMatch: blob.Any},
 		})
 		if err == nil {
-			b.copy = w
+			b.copy, b.found = w, w.Doubtful
 			return b, nil
 		}
 		code := blob.CodeOf(err)
@@ -487,7 +474,7 @@ func (d *dirRename) copyOne(ctx context.Context, b renamedBlob) (renamedBlob, er
 		case perr != nil:
 			return b, perr
 		case ours && (try == 1 || code != blob.Exists):
-			b.copy = blob.Written{ETag: p.ETag, Modified: p.Modified}
+			b.copy, b.found = blob.Written{ETag: p.ETag, Modified: p.Modified}, true
 			return b, nil
 		case ours: // or an earlier try came late: nobody can tell of which version it is
 			return b, fmt.Errorf("%w: %q changes while it is copied: %w", ErrNotEmpty, src, err)
@@ -562,9 +549,11 @@ func (d *dirRename) deleteAll(ctx context.Context) error {
 // deleteOne deletes the source of a copy. A source that was changed since stays: both are somebody's wish.
 func (d *dirRename) deleteOne(ctx context.Context, b renamedBlob) error {
 	src, dst := d.From+b.name, d.To+b.name
-	if d.late {
-		// Days may have passed: who has deleted the copy did not mean to lose the file.
+	if d.late || b.found {
+		// Days may have passed: who has deleted the copy did not mean to lose the file. One that was found may be another's,
+		// if somebody has removed the claim meanwhile.
 		if _, err := d.cont.Properties(ctx, dst, blob.Condition{}); blob.Is(err, blob.NotFound) {
+			d.changed.Add(1)
 			d.c.log.Warn("renamed blob is not there any more under its new name, and stays under the old one", "from", src, "to", dst)
 			return nil
 		} else if err != nil {

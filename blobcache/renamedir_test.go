@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -229,6 +230,52 @@ func TestRenameRefused(t *testing.T) {
 	}
 }
 
+// TestRenameTooLong: names that would be too long are found before anything is done, on whichever page of the listing, and
+// also those of files that the service does not have yet.
+func TestRenameTooLong(t *testing.T) {
+	long := strings.Repeat("n", blob.MaxNameLength-len("from/z"))
+	deep := strings.Repeat("/x", blob.MaxSegments-1)[1:]
+	for what, test := range map[string]struct {
+		to, name string
+		isNew    bool
+	}{
+		"length":   {to: "longer", name: "from/z" + long},
+		"segments": {to: "to/deeper", name: "from/" + deep},
+		"new file": {to: "longer", name: "from/z" + long, isNew: true},
+	} {
+		s := newService()
+		for i := range 5000 {
+			if _, err := s.store.Put(fmt.Sprintf("from/%04d", i), nil, blob.WriteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := openCache(t, config(t.TempDir()))
+		r := renaming()
+		r.To = test.to
+		dirty := c.OpenFile(s, s.properties(t, "from/0001"), noHooks)
+		dirty.Acquire(true)
+		put(t, dirty, []byte("x"), 0)
+		r.Files = map[string]*File{"from/0001": dirty}
+		if test.isNew {
+			f := create(t, c, s, test.name, []byte("new"))
+			defer f.Release(true)
+			r.Files[test.name] = f
+		} else {
+			s.put(t, test.name, 1, 1)
+		}
+		s.Reset()
+		if err := c.RenameDir(t.Context(), s, r); !errors.Is(err, ErrNameTooLong) {
+			t.Errorf("%s: error %v", what, err)
+		}
+		for _, line := range s.Lines() {
+			if op, _, _ := strings.Cut(line, " "); op != "List" && op != "Properties" {
+				t.Errorf("%s: %.60s", what, line)
+			}
+		}
+		dirty.Release(true)
+	}
+}
+
 // snapshot returns the versions of all blobs.
 func snapshot(t *testing.T, s *service) map[string]blob.ETag {
 	t.Helper()
@@ -315,6 +362,10 @@ func (m *mortal) List(ctx context.Context, o blob.ListOptions) (p blob.Page, err
 
 func (m *mortal) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (w blob.Written, err error) {
 	return w, m.dies(func() error { w, err = m.service.Copy(ctx, dst, src, o); return err })
+}
+
+func (m *mortal) Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o blob.WriteOptions) (w blob.Written, err error) {
+	return w, m.dies(func() error { w, err = m.service.Upload(ctx, name, body, size, o); return err })
 }
 
 func (m *mortal) Delete(ctx context.Context, name string, c blob.Condition) error {

@@ -29,6 +29,7 @@ const (
 	recRename  = 'H' // renameHeader, JSON
 	recPlanned = 'P' // size, name, ETag: a blob is to be copied. The name is what follows that of the directory
 	recCopied  = 'C' // number, time, ETag, ETag: blob number n was copied as it was under the first ETag. None: it is gone
+	recFound   = 'E' // the same, but the answer to the copy was lost, and a copy of this blob was found there
 	recForward = 'D' // all copies are there: the sources are to be deleted
 	recBack    = 'U' // the copies are to be deleted: the rename has failed
 	recDeleted = 'X' // number: the sources of all blobs before it are deleted
@@ -42,6 +43,9 @@ type renameHeader struct {
 	From      string    `json:"from"`
 	To        string    `json:"to"`
 	Began     time.Time `json:"began"`
+	Claim     string    `json:"claim"` // the id in the claim of the new name, which is made before the first copy
+	// Slash is the marker with a slash that the claim replaces, nil if there is none.
+	Slash *slashMarker `json:"slash,omitempty"`
 	// The markers of both ends, in the order of markers; empty: there is none.
 	Source [2]blob.ETag `json:"source"`
 	Target [2]blob.ETag `json:"target"`
@@ -79,6 +83,8 @@ type renamedBlob struct {
 	// done: it was copied, as the version copy; or, if that has no ETag, it was not there any more.
 	done bool
 	copy blob.Written
+	// found: nobody has said that this rename made the copy.
+	found bool
 }
 
 // readRename returns what a journal says. page, if not nil, is called with the blobs of each page, and the number of the
@@ -140,12 +146,13 @@ func (m *renameReader) take(typ byte, p []byte) error {
 		m.blobs = append(m.blobs, b)
 		m.state.planned++
 		m.state.last = b.name
-	case recCopied:
+	case recCopied, recFound:
 		n, modified := d.number()-m.first, d.number()
 		if n < 0 || n >= int64(len(m.blobs)) {
 			return fmt.Errorf("%w: copy of a blob that is not on the page", errJournal)
 		}
 		b := &m.blobs[n]
+		b.found = typ == recFound
 		m.copied, b.done, b.etag, b.copy.ETag = true, true, blob.ETag(d.text()), blob.ETag(d.text())
 		b.copy.Modified = time.Unix(modified, 0).UTC()
 	case recForward:

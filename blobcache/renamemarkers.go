@@ -9,12 +9,16 @@ import (
 // moveMarkers gives the new directory the markers of the old one, and no others.
 func (d *dirRename) moveMarkers(ctx context.Context) error {
 	h := &d.state.renameHeader
+	target := h.Target
+	if d.claimed != "" {
+		target[1] = d.claimed
+	}
 	for i, end := range markers {
 		if h.Source[i] == "" {
 			continue
 		}
 		src, dst := d.From+end, d.To+end
-		p, copied, err := d.copyMarker(ctx, src, dst, h.Source[i], h.Target[i])
+		p, copied, err := d.copyMarker(ctx, src, dst, h.Source[i], target[i])
 		if err != nil {
 			return err
 		}
@@ -31,11 +35,11 @@ func (d *dirRename) moveMarkers(ctx context.Context) error {
 		}
 	}
 	for i, end := range markers {
-		if h.Source[i] != "" || h.Target[i] == "" {
+		if h.Source[i] != "" || target[i] == "" {
 			continue
 		}
-		// Of the empty directory that is replaced.
-		err := d.cont.Delete(ctx, d.To+end, blob.Condition{IfMatch: h.Target[i]})
+		// Of the empty directory that is replaced, or the claim.
+		err := d.cont.Delete(ctx, d.To+end, blob.Condition{IfMatch: target[i]})
 		if err != nil && !blob.Is(err, blob.NotFound) && !blob.Is(err, blob.ConditionNotMet) {
 			return err
 		}

@@ -250,6 +250,9 @@ func (v *view) renameDir(ctx context.Context, n, target *node, from, to end) err
 	case errors.Is(err, blobcache.ErrNotEmpty):
 		v.forgetDir(to.path)
 		return fmt.Errorf("%w: %w", syscall.ENOTEMPTY, err)
+	case errors.Is(err, blobcache.ErrRenaming):
+		v.forgetDir(to.path)
+		return fmt.Errorf("%w: %w", syscall.EBUSY, err)
 	case errors.Is(err, blobcache.ErrNameTooLong):
 		return fmt.Errorf("%w: %w", syscall.ENAMETOOLONG, err)
 	case err != nil:
