@@ -279,7 +279,13 @@ func TestRenameUnsaved(t *testing.T) {
 	f.Acquire(true)
 	want := put(t, f, content(1, 128*kib), 0)
 	c.background.Wait() // the first block has been uploaded ahead
-	if !f.Rename("b") {
+	told := func() {
+		if f.commit.TryLock() {
+			f.commit.Unlock()
+			t.Error("a commit can be made before the new name is known")
+		}
+	}
+	if !f.Rename("b", told) {
 		t.Fatal("a file that the service does not have cannot be renamed")
 	}
 	if err := f.Commit(t.Context()); err != nil {
@@ -287,7 +293,7 @@ func TestRenameUnsaved(t *testing.T) {
 	}
 	same(t, s.content(t, "b"), want)
 	s.asked(t, "CommitBlockList b blocks=2 if-none-match=*", "StageBlock a 65536", "StageBlock b 65536", "StageBlock b 65536")
-	if f.Rename("c") {
+	if f.Rename("c", func() { t.Error("told of a rename that was not made") }) {
 		t.Error("a file that the service has was renamed without it")
 	}
 	f.Release(true)

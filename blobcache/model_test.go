@@ -179,7 +179,7 @@ func (m *modelled) rename(to string) {
 		return
 	}
 	m.note("rename to %s", to)
-	if m.file.Rename(to) {
+	if m.file.Rename(to, func() {}) {
 		m.name = to
 		return
 	}

@@ -11,10 +11,19 @@ import (
 // What happens to a File when its blob gets another name, or none.
 
 // Rename gives a File whose blob is not in the service yet another name. For one that is, or may be, use
-// BeginMove. It reports whether it could.
-func (f *File) Rename(name string) bool {
+// BeginMove. It reports whether it could; if so, told was called, before a commit could be made under the new name.
+func (f *File) Rename(name string, told func()) bool {
 	f.commit.Lock()
 	defer f.commit.Unlock()
+	if !f.rename(name) {
+		return false
+	}
+	told()
+	return true
+}
+
+// rename is Rename with f.commit held.
+func (f *File) rename(name string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// Blocks belong to the name that they were staged under.

@@ -345,7 +345,7 @@ func TestDetachOfUnknown(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.faults.Clear()
-			if f.Rename("b") {
+			if f.Rename("b", func() {}) {
 				t.Errorf("%s: it was renamed here only", w.name)
 			}
 			if inService, err := f.Detach(t.Context()); err != nil || !inService {

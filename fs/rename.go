@@ -119,17 +119,20 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 	}
 	f := v.acquire(n, false) // who opens it meanwhile shares it
 	defer v.release(n, f, false)
-	if target == nil && f.Rename(to.path) {
-		// The service has neither name: the first commit will write the new one.
+	// The service has neither name: the first commit will write the new one.
+	unsaved := func() {
 		p := n.properties()
 		p.Name = to.path
 		v.moved(n, from, to, blobcache.Entry{Properties: p, Pending: true})
+	}
+	if target == nil && f.Rename(to.path, unsaved) {
 		return nil
 	}
 	p, err := f.BeginMove(ctx, to.path)
 	if err != nil {
 		return err
 	}
+	defer v.cache.Moving(v.cont, from.path, p.ETag)()
 	w, err := v.moveBlob(ctx, target, from.path, to.path, p, noReplace)
 	if err != nil {
 		f.EndMove("", nil)
@@ -139,9 +142,10 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 	if _, ok := blob.AsRenamer(v.cont); !ok || w.ETag == p.ETag {
 		v.cache.Moved(v.cont, from.path, p.ETag, to.path, w.ETag)
 	}
-	f.EndMove(to.path, &w)
 	p.Name, p.ETag, p.Modified = to.path, w.ETag, w.Modified
+	// Before a commit can be made: it is to tell Names of the new path, and of a later version than this.
 	v.moved(n, from, to, blobcache.Entry{Properties: p})
+	f.EndMove(to.path, &w)
 	return nil
 }
 
@@ -151,7 +155,6 @@ func (v *view) moveBlob(ctx context.Context, target *node, from, to string, p bl
 	if noReplace {
 		o.Condition.IfNoneMatch = blob.Any
 	}
-	defer v.cache.Moving(v.cont, from, p.ETag)()
 	if r, ok := blob.AsRenamer(v.cont); ok {
 		return v.renameBlob(ctx, r, target, from, to, p, blob.RenameOptions{Source: o.Source, Condition: o.Condition})
 	}

@@ -225,6 +225,72 @@ func TestKeepDirInParallel(t *testing.T) {
 	}
 }
 
+// leasing tells of each lease that is asked for.
+type leasing struct {
+	blob.Container
+	acquires func(name string)
+}
+
+func (l leasing) AcquireLease(ctx context.Context, name string, d time.Duration) error {
+	l.acquires(name)
+	return l.Container.AcquireLease(ctx, name, d)
+}
+
+// Nothing of a file that is being renamed is committed before its node and Names know the new name: the commit would tell
+// Names of the old one, and the rename would then tell of the version before. A lease of the new name is the last that the
+// rename takes before it lets commits in.
+func TestRenameTellsBeforeCommits(t *testing.T) {
+	var k *kernel
+	var known []string
+	k = newKernelWith(t, func(o *Options) {
+		cache, err := blobcache.Open(blobcache.Config{
+			Dir: t.TempDir(), Size: 1 << 30, Memory: blobcache.MinMemory, BlockSize: 1 << 20, Log: o.Log, Leases: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := cache.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		o.Cache, o.Timeout = cache, time.Hour
+		o.Container = leasing{o.Container, func(name string) {
+			if name != "b" {
+				return
+			}
+			n := k.fs.nodes.child(k.fs.nodes.root, "b")
+			e, _, ok := k.fs.names.Known("b")
+			if n == nil || !ok || n.properties().ETag != e.Properties.ETag {
+				t.Errorf("commits are let in when the node is %+v and Names know %+v, %v", n, e, ok)
+			}
+			known = append(known, name)
+		}}
+	})
+	k.put("a", "1")
+	id := k.lookup(fuse.FUSE_ROOT_ID, "a")
+	fh, s := k.open(id, syscall.O_WRONLY)
+	if s != fuse.OK {
+		t.Fatal(s)
+	}
+	if s := k.rename(fuse.FUSE_ROOT_ID, "a", "b"); s != fuse.OK {
+		t.Fatal(s)
+	}
+	if len(known) != 1 {
+		t.Errorf("leases taken: %q", known)
+	}
+	if s := k.write(id, fh, 1, []byte("2")); s != fuse.OK {
+		t.Fatal(s)
+	}
+	if s := k.close(id, fh); s != fuse.OK {
+		t.Fatal(s)
+	}
+	p, err := k.store.Properties("b", blob.Condition{})
+	if e, _, ok := k.fs.names.Known("b"); err != nil || !ok || e.Properties.ETag != p.ETag || k.get("b") != "12" {
+		t.Errorf("Names know %+v, %v; the service has %+v, %v", e, ok, p, err)
+	}
+}
+
 // A write tells Names of a file while that is removed or renamed: its old name does not come back.
 func TestNoGhosts(t *testing.T) {
 	k := newKernel(t, 0)
