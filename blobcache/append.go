@@ -2,7 +2,6 @@ package blobcache
 
 import (
 	"context"
-	"io"
 
 	"blobmount/blobcache/blob"
 )
@@ -90,7 +89,7 @@ func (f *File) commitAppend(ctx context.Context) error {
 		if err := f.c.uploads.acquire(ctx); err != nil {
 			return err
 		}
-		w, err := f.cont.AppendBlock(ctx, name, io.NewSectionReader(paddedReader{st.file}, at, n), n, at, c)
+		w, err := f.cont.AppendBlock(ctx, name, blob.NewFileBody(st.file, at, n), n, at, c)
 		f.c.uploads.release()
 		if err != nil {
 			return err

@@ -219,6 +219,9 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 		f.mu.Unlock()
 		return false, err
 	}
+	if st != nil && st.blocks[0] != nil && st.blocks[0].tally.n == size { // an empty file has no stage
+		body.tally = st.blocks[0].tally.clone()
+	}
 	name, gen, o := f.props.Name, f.gen, f.options()
 	moved := f.snapshot(size)
 	f.mu.Unlock()
@@ -232,7 +235,7 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 	w, err := f.cont.Upload(ctx, name, body, size, o)
 	f.c.uploads.release()
 	if err != nil {
-		return false, err
+		return false, diagnose(err, body, body.tally)
 	}
 	f.done(w, o, size, gen, nil)
 	f.mu.Lock()

@@ -611,3 +611,37 @@ func TestSlabReader(t *testing.T) {
 		}
 	}
 }
+
+// TestStagingDamaged: what the disk has changed since it was written is not committed, whichever way, and the error says
+// where to look.
+func TestStagingDamaged(t *testing.T) {
+	s := newService()
+	cfg := config(t.TempDir())
+	c := openCache(t, cfg)
+	f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
+	f.Acquire(true)
+	put(t, f, content(1, 200*kib), 0)
+	edit(t, c.stagingPath(f.stage.id, extData), func(b []byte) []byte {
+		b[150*kib] ^= 1 // in the third of four blocks, which may have been sent; then it may not count
+		return b
+	})
+	f.mu.Lock()
+	f.stage.restage()
+	f.mu.Unlock()
+	for range 2 {
+		err := f.Commit(t.Context())
+		if !blob.Is(err, blob.Damaged) || !errors.Is(err, errChanged) {
+			t.Fatalf("commit of a damaged staging file: %v", err)
+		}
+	}
+	if _, err := s.Properties(t.Context(), "a", blob.Condition{}); !blob.Is(err, blob.NotFound) {
+		t.Errorf("there is a blob: %v", err)
+	}
+	// Written anew it is whole.
+	want := put(t, f, content(2, 200*kib), 0)
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, s.content(t, "a"), want)
+	f.Release(true)
+}

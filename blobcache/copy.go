@@ -44,7 +44,7 @@ func (f *File) CopyFrom(ctx context.Context, src *File, srcOff, off, n int64) (i
 		f.dropBase()
 		f.openBase()
 		f.stage.relearn()
-		f.changed(off, end)
+		f.changed(off, end, nil)
 		did = end - off
 		return nil
 	})

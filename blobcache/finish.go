@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/crc32"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,8 +36,9 @@ func (f *File) finish(durable bool, only uint64) error {
 	f.mu.RLock()
 	gen, st := f.gen, f.stage
 	var todo extents
+	var known []sumOf
 	if st != nil {
-		todo = st.unsent(f.size <= f.c.putMax)
+		known, todo = st.knownSums(st.unsent(f.size <= f.c.putMax))
 	}
 	f.mu.RUnlock()
 	if st == nil || only != 0 && gen != only {
@@ -56,6 +58,7 @@ func (f *File) finish(durable bool, only uint64) error {
 	if f.gen != gen || f.stage != st {
 		return nil
 	}
+	sums = append(sums, known...)
 	// What was released meanwhile may have been read as a hole.
 	sums = slices.DeleteFunc(sums, func(s sumOf) bool { return !st.valid.covers(s.off, s.end) })
 	if err := st.journal.finish(sums, f.c.writeBack == WriteBackSync, durable); err != nil {
@@ -98,8 +101,19 @@ func (s *stage) unsent(all bool) extents {
 	return x
 }
 
-// sums returns the checksums of bytes of the staging file, for pieces that lie within a grain each: a block that is
-// released then takes whole pieces with it.
+// knownSums returns the checksums of the grains of todo that are known, and what remains.
+func (s *stage) knownSums(todo extents) (known []sumOf, rest extents) {
+	for x := range pieces(todo) {
+		if sum, ok := s.knownSum(x.off, x.end-x.off); ok {
+			known = append(known, sumOf{x, sum})
+		} else {
+			rest.add(x.off, x.end)
+		}
+	}
+	return known, rest
+}
+
+// sums returns the checksums of bytes of the staging file.
 func (s *stage) sums(todo extents) ([]sumOf, error) {
 	var out []sumOf
 	if len(todo) == 0 {
@@ -107,17 +121,29 @@ func (s *stage) sums(todo extents) ([]sumOf, error) {
 	}
 	scratch := unitBuffers.Get().(*[sumMax]byte)
 	defer unitBuffers.Put(scratch)
-	for _, x := range todo {
-		for off := x.off; off < x.end; {
-			part := scratch[:min(grain-off%grain, x.end-off)]
-			if err := s.readAt(part, off); err != nil {
-				return nil, err
-			}
-			out = append(out, sumOf{extent{off, off + int64(len(part))}, crc32.Checksum(part, castagnoli)})
-			off += int64(len(part))
+	for x := range pieces(todo) {
+		part := scratch[:x.end-x.off]
+		if err := s.readAt(part, x.off); err != nil {
+			return nil, err
 		}
+		out = append(out, sumOf{x, crc32.Checksum(part, castagnoli)})
 	}
 	return out, nil
+}
+
+// pieces cuts extents so that each lies within a grain: a block that is released then takes whole pieces with it.
+func pieces(xs extents) iter.Seq[extent] {
+	return func(yield func(extent) bool) {
+		for _, x := range xs {
+			for off := x.off; off < x.end; {
+				end := min(off-off%grain+grain, x.end)
+				if !yield(extent{off, end}) {
+					return
+				}
+				off = end
+			}
+		}
+	}
 }
 
 // sync brings the staging file to the disk, and the names of both files.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"blobmount/blobcache/blob"
 )
 
 // What processes leave in the staging directory when they end before all is committed: a later process for the same
@@ -212,7 +214,7 @@ func (l *left) verify() error {
 			return fmt.Errorf("bytes %d to %d have no checksum", s.off, s.end)
 		}
 		buf := scratch[:s.end-s.off]
-		if _, err := (paddedReader{l.data}).ReadAt(buf, s.off); err != nil {
+		if _, err := io.ReadFull(blob.NewFileBody(l.data, s.off, int64(len(buf))), buf); err != nil {
 			return err
 		}
 		if crc32.Checksum(buf, castagnoli) != s.crc {

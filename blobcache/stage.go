@@ -54,7 +54,7 @@ type block struct {
 	committed bool          // that block is part of the blob, and survives a commit
 	id        string        // the block id of that
 	size      int64         // bytes of that
-	sums      []uint32      // CRC-32C of its grains
+	tally     tally         // of its bytes as they are
 	busy      chan struct{} // closed when the upload under way ends; nil when there is none
 	ahead     bool          // it was uploaded while the program was writing; only once for each block
 }
@@ -283,7 +283,7 @@ func (s *stage) truncate(size int64) error {
 			if b.busy == nil {
 				delete(s.blocks, i)
 			} else {
-				b.gen, b.staged, b.committed, b.ahead = 0, 0, false, false
+				b.gen, b.staged, b.committed, b.ahead, b.tally = 0, 0, false, false, tally{}
 			}
 		}
 	}
@@ -353,7 +353,7 @@ func (s *stage) sumsOf(p *presence, size int64) error {
 	for i := range p.sums {
 		off := int64(i) * p.unit
 		part := buf[:min(p.unit, size-off)]
-		if sum, ok := s.knownSum(off, int64(len(part))); ok && !p.single() {
+		if sum, ok := s.knownSum(off, int64(len(part))); ok {
 			p.sums[i] = sum
 			continue
 		}
@@ -365,18 +365,15 @@ func (s *stage) sumsOf(p *presence, size int64) error {
 	return nil
 }
 
-// knownSum returns the checksum of a grain, if the upload of its block has computed it.
+// knownSum returns the CRC-32C of [off, off+n), if it is a grain of which a block has it.
 func (s *stage) knownSum(off, n int64) (uint32, bool) {
 	i := s.layout.index(off)
 	b := s.blocks[i]
-	from, _ := s.layout.span(i)
-	if !b.current() || (off-from)%grain != 0 || off+n > from+b.size {
+	if b == nil {
 		return 0, false
 	}
-	if g := (off - from) / grain; g < int64(len(b.sums)) {
-		return b.sums[g], true
-	}
-	return 0, false
+	from, _ := s.layout.span(i)
+	return b.tally.grain(off-from, n)
 }
 
 // publish gives the data file the name of a complete version. When another process has published that, its file stays.

@@ -179,8 +179,9 @@ func (f *File) send(ctx context.Context, st *stage, i int, b *block, off, n int6
 		f.mu.Lock()
 		gen, id, name := b.gen, st.newID(), f.props.Name
 		src, copied := f.unchanged(st, off, n)
+		known := b.tally.clone()
 		f.mu.Unlock()
-		sums, err := f.sendOnce(ctx, st, name, id, src, copied, off, n)
+		known, err := f.sendOnce(ctx, st, name, id, src, copied, off, n, known)
 		if copied && f.copyRefused(st, err) || blob.Is(err, blob.BlockIDLength) && f.matchIDs(ctx, st, name, len(id)) {
 			continue
 		}
@@ -195,27 +196,27 @@ func (f *File) send(ctx context.Context, st *stage, i int, b *block, off, n int6
 		if err := st.journal.span(recStaged, off, off+n, []byte(id)...); err != nil {
 			return err
 		}
-		b.staged, b.id, b.size, b.sums, b.committed = gen, id, n, sums, false
+		b.staged, b.id, b.size, b.tally, b.committed = gen, id, n, known, false
 		return nil
 	}
 }
 
 // sendOnce is one try. What the staging file lacks is fetched before an upload takes its turn: fetches wait for memory,
 // and who has that may wait for a turn.
-func (f *File) sendOnce(ctx context.Context, st *stage, name, id string, src blob.Range, copied bool, off, n int64) ([]uint32, error) {
+func (f *File) sendOnce(ctx context.Context, st *stage, name, id string, src blob.Range, copied bool, off, n int64, known tally) (tally, error) {
 	if !copied {
 		if err := f.fill(ctx, st, off, off+n); err != nil {
-			return nil, err
+			return tally{}, err
 		}
 	}
 	if err := f.c.uploads.acquire(ctx); err != nil {
-		return nil, err
+		return tally{}, err
 	}
 	defer f.c.uploads.release()
 	if copied {
-		return nil, f.cont.StageBlockFrom(ctx, name, id, src)
+		return known, f.cont.StageBlockFrom(ctx, name, id, src)
 	}
-	return f.upload(ctx, st, name, id, off, n)
+	return f.upload(ctx, st, name, id, off, n, known)
 }
 
 // copyRefused reports whether a block has to be uploaded because the service did not copy it: it cannot do so, or
@@ -245,15 +246,39 @@ func (f *File) unchanged(st *stage, off, n int64) (blob.Range, bool) {
 	return blob.Range{Name: f.under.name, Offset: off, Size: n, Condition: blob.Condition{IfMatch: f.under.etag}}, true
 }
 
-// upload sends [off, off+n) out of the staging file, which has all of it, and returns the checksums of its grains.
-func (f *File) upload(ctx context.Context, st *stage, name, id string, off, n int64) ([]uint32, error) {
-	body := io.NewSectionReader(paddedReader{st.file}, off, n)
-	sums, err := grainSums(body, n)
-	if err != nil {
-		return nil, err
+// upload sends [off, off+n) out of the staging file, which has all of it, and returns the checksums. Those of the bytes as
+// they were written are better than any of what can be read now: the service refuses what a bad disk has changed since.
+func (f *File) upload(ctx context.Context, st *stage, name, id string, off, n int64, known tally) (tally, error) {
+	body := blob.NewFileBody(st.file, off, n)
+	written := known.n == n
+	if !written {
+		var err error
+		if known, err = tallyOf(body, n); err != nil {
+			return tally{}, err
+		}
 	}
-	return sums, f.cont.StageBlock(ctx, name, id, body, n)
+	body.SetCRC64(known.crc64)
+	err := f.cont.StageBlock(ctx, name, id, body, n)
+	if written {
+		err = diagnose(err, body, known)
+	}
+	return known, err
 }
+
+// diagnose says so when the service refused a body because the disk has changed it since it was written.
+func diagnose(err error, body io.ReadSeeker, written tally) error {
+	var refused *blob.Error
+	if !blob.Is(err, blob.Damaged) || !errors.As(err, &refused) {
+		return err
+	}
+	if now, again := tallyOf(body, written.n); again != nil || now.crc64 == written.crc64 {
+		return err
+	}
+	return &blob.Error{Code: blob.Damaged, Op: refused.Op, Name: refused.Name, Err: errChanged}
+}
+
+// errChanged says that the staging file does not hold what a program has written.
+var errChanged = errors.New("the disk of the cache directory has changed what was written: check it, and write the file anew")
 
 // loadSlabs fills slabs with n bytes and returns them as a body. read fills its buffer from an offset of the body.
 func loadSlabs(slabs []*slab, n int64, read func(p []byte, at int64) error) (*slabReader, error) {
@@ -416,40 +441,16 @@ func (f *File) fillFrom(st *stage, p []byte, off int64) error {
 	return nil
 }
 
-// grainSums returns the checksum of each grain of a body, and rewinds it.
-func grainSums(r io.ReadSeeker, n int64) ([]uint32, error) {
-	sums := make([]uint32, 0, n/grain+1)
-	buf := make([]byte, min(grain, n))
-	for rest := n; rest > 0; {
-		part := buf[:min(grain, rest)]
-		if _, err := io.ReadFull(r, part); err != nil {
-			return nil, err
-		}
-		sums = append(sums, crc32.Checksum(part, castagnoli))
-		rest -= int64(len(part))
-	}
-	_, err := r.Seek(0, io.SeekStart)
-	return sums, err
-}
-
-// paddedReader reads zeros beyond the end of a staging file: a valid hole there was never written.
-type paddedReader struct{ r io.ReaderAt }
-
-func (p paddedReader) ReadAt(b []byte, off int64) (int, error) {
-	n, err := p.r.ReadAt(b, off)
-	if errors.Is(err, io.EOF) {
-		clear(b[n:])
-		return len(b), nil
-	}
-	return n, err
-}
-
 // slabReader reads slabs one after the other.
 type slabReader struct {
 	parts [][]byte
 	size  int64
 	pos   int64
+	tally tally // of all of it, or of nothing
 }
+
+// CRC64 implements blob.Summed.
+func (r *slabReader) CRC64() (uint64, bool) { return r.tally.crc64, r.tally.n == r.size }
 
 func (r *slabReader) Read(p []byte) (int, error) {
 	if r.pos >= r.size {

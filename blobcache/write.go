@@ -34,7 +34,7 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) error {
 			return err
 		}
 		f.size = max(f.size, end)
-		f.changed(off, end)
+		f.changed(off, end, p)
 		f.stageAhead(off, end)
 		return nil
 	})
@@ -55,7 +55,7 @@ func (f *File) spoiled(off, end int64) {
 		}
 		f.stage.changed.add(pos, to)
 		f.stage.mark(pos, to)
-		f.changed(pos, to)
+		f.changed(pos, to, nil)
 		pos = to
 	}
 }
@@ -217,11 +217,11 @@ func (f *File) details() details {
 	return d
 }
 
-// changed notes a change of [off, end). f.mu is held.
-func (f *File) changed(off, end int64) {
+// changed notes a change of [off, end), to p unless that is nil. f.mu is held.
+func (f *File) changed(off, end int64, p []byte) {
 	f.bump()
 	f.modified = f.c.now()
-	f.markBlocks(off, end)
+	f.markBlocks(off, end, p)
 }
 
 // bump counts a change. f.mu is held.
@@ -233,8 +233,9 @@ func (f *File) bump() {
 	f.gen++
 }
 
-// markBlocks notes that the blocks of [off, end) have to be uploaded, once it is known which those are.
-func (f *File) markBlocks(off, end int64) {
+// markBlocks notes that the blocks of [off, end) have to be uploaded, once it is known which those are, and that p was
+// written there unless it is nil.
+func (f *File) markBlocks(off, end int64, p []byte) {
 	st := f.stage
 	st.left = slices.DeleteFunc(st.left, func(b stagedBlock) bool { return b.off < end && off < b.end })
 	if !st.learned || off >= end {
@@ -243,6 +244,13 @@ func (f *File) markBlocks(off, end int64) {
 	for i := st.layout.index(off); i <= st.layout.index(end-1); i++ {
 		b := st.block(i)
 		b.gen, b.committed = f.gen, false
+		if p == nil {
+			b.tally = tally{}
+			continue
+		}
+		from, to := st.layout.span(i)
+		at := max(from, off)
+		b.tally.add(p[at-off:min(to, end)-off], at-from)
 	}
 }
 
@@ -251,7 +259,7 @@ func (f *File) markChanged() {
 	left := f.stage.left
 	f.stage.left = nil // these are not changes of now
 	for _, x := range f.stage.changed {
-		f.markBlocks(x.off, x.end)
+		f.markBlocks(x.off, x.end, nil)
 	}
 	f.stage.left = left
 }
@@ -294,7 +302,7 @@ func (f *File) truncate(size int64) error {
 	}
 	f.size = size
 	// The blocks in which the old and the new end lie have other contents or lengths now.
-	f.changed(max(min(old, size)-1, 0), max(min(old, size)+1, size))
+	f.changed(max(min(old, size)-1, 0), max(min(old, size)+1, size), nil)
 	return nil
 }
 
@@ -315,7 +323,7 @@ func (f *File) Zero(ctx context.Context, off, n int64) error {
 			f.spoiled(off, end)
 			return err
 		}
-		f.changed(off, end)
+		f.changed(off, end, nil)
 		return nil
 	})
 }

@@ -40,10 +40,10 @@ var rooms = map[string]room{
 	"cmd/source":         {imports: []string{"blobmount/auth", "blobmount/blobcache/blob", "go.yaml.in/yaml/v3"}},
 	"auth":               {environ: true, imports: []string{azcore, azidentity, pkcs12, "github.com/fsnotify/fsnotify"}},
 	"fs":                 {imports: []string{"blobmount/blobcache", "blobmount/blobcache/blob", "github.com/hanwen/go-fuse/v2/fuse", "golang.org/x/sys/unix"}},
-	"blobcache":          {imports: []string{"blobmount/blobcache/blob", "golang.org/x/sys/unix"}},
+	"blobcache":          {imports: []string{"blobmount/blobcache/blob", "github.com/minio/crc64nvme", "golang.org/x/sys/unix"}},
 	"blobcache/blob":     {},
 	"blobcache/azure":    {imports: []string{"blobmount/blobcache/blob", azcore, azblob, "github.com/minio/crc64nvme"}},
-	"blobcache/blobtest": {imports: []string{"blobmount/blobcache/blob", "github.com/tidwall/btree"}},
+	"blobcache/blobtest": {imports: []string{"blobmount/blobcache/blob", "github.com/minio/crc64nvme", "github.com/tidwall/btree"}},
 	"integration":        {anything: true},
 }
 

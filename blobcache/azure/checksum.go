@@ -5,7 +5,6 @@ import (
 	"crypto/md5"
 	"encoding/binary"
 	"errors"
-	"hash"
 	"io"
 	"sync"
 
@@ -27,12 +26,10 @@ const featureNotSupported bloberror.Code = "FeatureNotSupported"
 
 // protect sends an upload with its checksum, and returns the CRC-64 whichever was sent.
 func (c *Container) protect(ctx context.Context, in *upload, send func(sdkblob.TransferValidationType) error) (uint64, error) {
-	// Polynomial 0x9A6C9329AC4BC9B5, bit-reversed: what the service calls CRC64 is CRC-64/NVME.
-	h := crc64nvme.New()
-	if err := in.hash(ctx, h); err != nil {
+	sum, err := in.crc64(ctx)
+	if err != nil {
 		return 0, err
 	}
-	sum := h.Sum64()
 	if in.size == 0 {
 		return sum, send(nil) // nothing to protect
 	}
@@ -45,17 +42,36 @@ func (c *Container) protect(ctx context.Context, in *upload, send func(sdkblob.T
 			c.log.Info("the endpoint does not know CRC-64 checksums, using MD5", "container", c.base)
 		}
 	}
-	m := md5.New()
-	if err := in.hash(ctx, m); err != nil {
+	m, again := md5.New(), crc64nvme.New()
+	if err := in.hash(ctx, io.MultiWriter(m, again)); err != nil {
 		return 0, err
 	}
+	if again.Sum64() != sum { // of a file that is not what the checksum was made of
+		return sum, errDamaged
+	}
 	return sum, send(sdkblob.TransferValidationTypeMD5(m.Sum(nil)))
+}
+
+// errDamaged says that a body changed since its checksum was made.
+var errDamaged = errors.New("the body does not match its checksum")
+
+// crc64 returns the checksum of the whole body. Polynomial 0x9A6C9329AC4BC9B5, bit-reversed: what the service calls CRC64
+// is CRC-64/NVME.
+func (u *upload) crc64(ctx context.Context) (uint64, error) {
+	if s, ok := u.source.(blob.Summed); ok {
+		if sum, known := s.CRC64(); known {
+			return sum, nil
+		}
+	}
+	h := crc64nvme.New()
+	err := u.hash(ctx, h)
+	return h.Sum64(), err
 }
 
 var hashBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 // hash reads the whole body into h, wherever it stands, and rewinds it.
-func (u *upload) hash(ctx context.Context, h hash.Hash) error {
+func (u *upload) hash(ctx context.Context, h io.Writer) error {
 	if _, err := u.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
@@ -66,7 +82,7 @@ func (u *upload) hash(ctx context.Context, h hash.Hash) error {
 			return err
 		}
 		n, err := u.Read(buf[:])
-		h.Write(buf[:n])
+		_, _ = h.Write(buf[:n]) // a hash never fails
 		if err == io.EOF {
 			_, err = u.Seek(0, io.SeekStart)
 			return err

@@ -172,6 +172,8 @@ func fail(ctx context.Context, op, name string, err error) error {
 		if token.temporary() {
 			e.Code = blob.Unavailable
 		}
+	case errors.Is(err, errDamaged):
+		e.Code = blob.Damaged
 	case errors.As(err, &held):
 		e.Code = blob.Throttled
 	case errors.As(err, &lost), errors.As(err, &cert):

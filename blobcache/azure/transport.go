@@ -107,6 +107,9 @@ func (t transport) Do(req *http.Request) (*http.Response, error) {
 	if req.Body == nil || req.Body == http.NoBody {
 		return t.RoundTrip(req)
 	}
+	if fromFile(req) {
+		return t.RoundTrip(req)
+	}
 	g := &gate{body: req.Body}
 	defer func() { g.shut() }()
 	req.Body = g
@@ -177,8 +180,11 @@ func (c *stallConn) Read(p []byte) (int, error) {
 	return n, stalled(err)
 }
 
+// extend moves both deadlines, since something is about to be sent.
+func (c *stallConn) extend() error { return c.SetDeadline(time.Now().Add(c.limit)) }
+
 func (c *stallConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.limit)); err != nil {
+	if err := c.extend(); err != nil {
 		return 0, err
 	}
 	n, err := c.Conn.Write(p)

@@ -63,7 +63,7 @@ func (c *Container) StageBlock(ctx context.Context, name, id string, body io.Rea
 	if err := cmp.Or(checkName(op, name), checkSize(op, name, size, blob.MaxBlockSize)); err != nil {
 		return err
 	}
-	ctx, _ = withAttempts(ctx, op, name)
+	ctx, _ = withAttempts(withFileBody(ctx, body), op, name)
 	in := &upload{source: body, size: size}
 	var r blockblob.StageBlockResponse
 	sum, err := c.protect(ctx, in, func(check sdkblob.TransferValidationType) (err error) {

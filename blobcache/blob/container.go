@@ -52,13 +52,13 @@ type Container interface {
 
 	// Upload creates or replaces a blob in one request (Put Blob): a block blob, or an empty append blob, see
 	// WriteOptions.Kind. The size is that of the body from its start; body is read from offset 0, more than once
-	// when the request is repeated.
+	// when the request is repeated. If it is Summed, it fails with Damaged when it does not match.
 	Upload(ctx context.Context, name string, body io.ReadSeeker, size int64, o WriteOptions) (Written, error)
 
 	// StageBlock stores an uncommitted block (Put Block). The id is the raw, not yet base64-encoded, id, at most 64
 	// bytes. All uncommitted blocks of one name have ids of one length: another fails with BlockIDLength. The
 	// service discards blocks that are not committed within a week, and those left out at the next CommitBlockList
-	// or Upload of the same name.
+	// or Upload of the same name. The body may be Summed as that of Upload, and a *FileBody is sent from its file.
 	StageBlock(ctx context.Context, name, id string, body io.ReadSeeker, size int64) error
 
 	// StageBlockFrom stores an uncommitted block out of a range of a committed blob of this container, in the

@@ -47,6 +47,7 @@ func blockChecks() []Check {
 			p.commit("x", blob.WriteOptions{}, "1")
 			p.holds("x", "newer")
 		}),
+		fileBodyCheck(),
 		// contract: ids are raw, any bytes, up to 64 of them.
 		check("StageBlock/IDs", func(p *probe) {
 			for _, id := range []string{"\x00\xff\xfe/+=", "a&b<c>", strings.Repeat("i", 64)} {

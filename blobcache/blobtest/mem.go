@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/minio/crc64nvme"
+
 	"blobmount/blobcache/blob"
 )
 
@@ -123,6 +125,11 @@ func readBody(body io.ReadSeeker, size, limit int64) ([]byte, error) {
 	buf := make([]byte, size)
 	if _, err := io.ReadFull(body, buf); err != nil {
 		return nil, fmt.Errorf("body of %d bytes: %w", size, err)
+	}
+	if s, ok := body.(blob.Summed); ok {
+		if sum, known := s.CRC64(); known && sum != crc64nvme.Checksum(buf) {
+			return nil, Err("Crc64Mismatch")
+		}
 	}
 	return buf, nil
 }
