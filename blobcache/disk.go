@@ -121,13 +121,18 @@ var errDamaged = errors.New("cached files do not belong together")
 // openFile is os.OpenFile for a regular file of the cache that is there. That asks the poller whether it takes the file,
 // which takes no regular file, by five system calls.
 func openFile(path string) (*os.File, error) {
+	fd, err := openFd(path, unix.O_RDWR)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func openFd(path string, flags int) (int, error) {
 	for {
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err == nil {
-			return os.NewFile(uintptr(fd), path), nil
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if err != unix.EINTR {
+			return fd, err
 		}
 	}
 }
@@ -169,7 +174,7 @@ func (f *files) load(base string, k key, length, size int64, p *presence) error 
 		if !f.complete {
 			return errors.New("a small version is never kept in part")
 		}
-		sum, err := readSum(f.data, k, size)
+		sum, err := readSum(int(f.data.Fd()), k, size)
 		if err != nil {
 			return err
 		}
@@ -349,9 +354,9 @@ func writeSum(f *os.File, k key, size int64, sum uint32) error {
 	return unix.Fsetxattr(int(f.Fd()), sumAttr, v[:], 0)
 }
 
-func readSum(f *os.File, k key, size int64) (uint32, error) {
+func readSum(fd int, k key, size int64) (uint32, error) {
 	var v [sumSize + 1]byte
-	n, err := unix.Fgetxattr(int(f.Fd()), sumAttr, v[:])
+	n, err := unix.Fgetxattr(fd, sumAttr, v[:])
 	if err != nil {
 		return 0, err
 	}

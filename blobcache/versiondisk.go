@@ -208,8 +208,12 @@ func (v *version) touch() {
 		return
 	}
 	v.touched = now
-	// The access time is set by hand: most disks are mounted with relatime. It goes by descriptor, since the
-	// file changes its name when it is complete. A failure only makes the version look older than it is.
-	_ = unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", v.files.data.Fd()), []unix.Timespec{
+	touchFd(int(v.files.data.Fd()), now)
+}
+
+// touchFd sets the access time of a cache file by hand: most disks are mounted with relatime. It goes by descriptor, since
+// the file changes its name when it is complete. A failure only makes the version look older than it is.
+func touchFd(fd int, now time.Time) {
+	_ = unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), []unix.Timespec{
 		unix.NsecToTimespec(now.UnixNano()), {Nsec: unix.UTIME_OMIT}}, 0)
 }

@@ -13,6 +13,6 @@
 //
 // # Lock order
 //
-// moves.mu, then node.mu, then table.mu, then node.attrMu. None of them is held over a request to the service. The kernel itself
+// moves.mu, then node.giving, then node.mu, then table.mu, then node.attrMu. None of them is held over a request to the service. The kernel itself
 // holds the directories of a create, unlink, or rename exclusively, so those need no lock of ours.
 package fs

@@ -53,6 +53,7 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	props := blob.Properties{Name: p, Headers: v.newHeaders(p), Metadata: v.newMetadata(kindFile, mode, who), Modified: time.Now()}
 	n := v.made(dir, name, p, blobcache.Entry{Properties: props, Pending: true})
 	n.pending.Store(true)
+	n.keepOut()
 	n.mu.Lock()
 	v.nodes.hold(n)
 	n.file = v.cache.CreateFile(v.cont, props, v.hooks(n))

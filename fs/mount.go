@@ -110,6 +110,7 @@ func Mount(mountpoint string, o Options) (*Mounted, error) {
 	}
 	m := &Mounted{server: server, fs: f, done: make(chan struct{})}
 	f.passthrough.start(server, server.KernelSettings(), o)
+	f.pages = server
 	go func() {
 		server.Serve()
 		cancel()

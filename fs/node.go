@@ -45,6 +45,9 @@ type node struct {
 	// node: it is told that the node is stale, and then looks the name up.
 	overtaken atomic.Bool
 
+	giving sync.Mutex // guards given; held while bytes are given to the kernel
+	given  bool       // the kernel was given the content, or has other pages; see give.go
+
 	attrMu sync.Mutex      // guards what is below
 	entry  blobcache.Entry // what the service has
 	// accessed is the access time that a program has set, the zero time if none has.
@@ -180,6 +183,9 @@ func (n *node) showed(s blobcache.Stamp) bool {
 
 // acquire opens the node's file.
 func (v *view) acquire(n *node, write bool) *blobcache.File {
+	if write {
+		n.keepOut()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.file == nil {

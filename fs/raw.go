@@ -21,6 +21,7 @@ type fileSystem struct {
 	readers     readers
 	prefetch    *prefetcher
 	wanted      wanted
+	pages       pages // nil: nothing is given to the kernel that it does not ask for
 	openMode    OpenMode
 	readOnly    bool
 	about       Status
@@ -249,6 +250,9 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 		return fs.status("open", n, "", err)
 	}
 	fs.opened(n, f, write, out)
+	if !write {
+		fs.give(n, f)
+	}
 	return fuse.OK
 }
 

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -119,6 +121,86 @@ func testCachedWritesKilled(t *testing.T, s *mounttest.Service) {
 	w.holds("file", want)
 	w.Mount() // with the same cache
 	w.read("file", want)
+}
+
+// Small files that an earlier mount has cached are read as they are, and as they become: by read, by mapping, in part, and
+// while somebody replaces their content.
+func testCachedSmall(t *testing.T, s *mounttest.Service) {
+	w := newWorld(t, s)
+	content := map[string][]byte{}
+	for i, size := range []int{1, 4095, 4096, 4097, 25_000, 64 << 10, 64<<10 + 1} {
+		for _, use := range []string{"read", "mapped", "written", "truncated", "replaced"} {
+			content[fmt.Sprint(use, i)] = noise(size)
+		}
+	}
+	for i := range 50 {
+		content[fmt.Sprint("raced", i)] = noise(20_000)
+	}
+	for name, b := range content {
+		w.write(name, b)
+	}
+	w.Remount()
+	for name, was := range content {
+		use := strings.TrimRight(name, "0123456789")
+		if use == "raced" {
+			continue
+		}
+		// The kernel has nothing of the file: the first open is that of the reader.
+		r := w.open(name, os.O_RDONLY)
+		switch use {
+		case "mapped":
+			m, err := mounttest.Map(r, 0, len(was), false)
+			must(t, err)
+			got := make([]byte, len(was))
+			must(t, m.Read(got, 0))
+			equal(t, name, got, was)
+			must(t, m.Close())
+		case "written":
+			f := w.open(name, os.O_RDWR)
+			change := noise(100)
+			_, err := f.WriteAt(change, int64(len(was)/2))
+			must(t, err)
+			content[name] = append(bytes.Clone(was[:len(was)/2]), change...)
+			content[name] = append(content[name], was[min(len(was), len(was)/2+100):]...)
+			got, err := io.ReadAll(io.NewSectionReader(r, 0, 1<<20))
+			must(t, err)
+			equal(t, name, got, content[name])
+			must(t, f.Close())
+		case "truncated":
+			must(t, os.Truncate(w.path(name), int64(len(was)/2)))
+			must(t, os.Truncate(w.path(name), int64(len(was))))
+			content[name] = append(bytes.Clone(was[:len(was)/2]), make([]byte, len(was)-len(was)/2)...)
+		case "replaced":
+			content[name] = noise(len(was)/2 + 1)
+			must(t, os.WriteFile(w.path(name), content[name], 0))
+			got, err := io.ReadAll(r)
+			must(t, err)
+			equal(t, name, got, content[name])
+		}
+		must(t, r.Close())
+		w.read(name, content[name])
+		w.holds(name, content[name])
+	}
+	for i := range 50 {
+		name := fmt.Sprint("raced", i)
+		want := noise(10_000 + i)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if _, err := os.ReadFile(w.path(name)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Go(func() {
+			if err := os.WriteFile(w.path(name), want, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		w.read(name, want)
+		w.holds(name, want)
+	}
 }
 
 // A read-only mount refuses every change, and reads small files without messages for open and close.

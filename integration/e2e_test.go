@@ -65,6 +65,7 @@ var scenarios = []struct {
 	{"LargerThanCache", testLargerThanCache},
 	{"CachedWrites", testCachedWrites},
 	{"CachedWritesKilled", testCachedWritesKilled},
+	{"CachedSmall", testCachedSmall},
 	{"ReadOnly", testReadOnly},
 	{"TimeoutZero", testTimeoutZero},
 	{"TimeoutNone", testTimeoutNone},

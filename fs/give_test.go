@@ -1,0 +1,107 @@
+package fs
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// taken are the pages that a kernel was given.
+type taken struct {
+	content map[uint64][]string // by node
+	during  func()              // called while it takes them; may be nil
+}
+
+func (p *taken) InodeNotifyStoreCache(node uint64, off int64, data []byte) fuse.Status {
+	if off != 0 {
+		return fuse.EINVAL
+	}
+	if p.during != nil {
+		p.during()
+	}
+	p.content[node] = append(p.content[node], string(data))
+	return fuse.OK
+}
+
+// newGiven returns a kernel that takes pages, and the node of a file that is in the cache.
+func newGiven(t *testing.T, content string) (*kernel, *taken, uint64) {
+	t.Helper()
+	k := newKernel(t, time.Hour)
+	k.put("file", content)
+	id := k.lookup(fuse.FUSE_ROOT_ID, "file")
+	if err := k.fs.cache.Prefetch(t.Context(), k.fs.cont, k.nodes[id].properties()); err != nil {
+		t.Fatal(err)
+	}
+	p := &taken{content: map[uint64][]string{}}
+	k.fs.pages = p
+	return k, p, id
+}
+
+func (k *kernel) mustOpen(id uint64, flags uint32) uint64 {
+	k.t.Helper()
+	fh, s := k.open(id, flags)
+	if s != fuse.OK {
+		k.t.Fatal(s)
+	}
+	return fh
+}
+
+// A cached file is given with its first open, and not again; one that is not cached is read.
+func TestGive(t *testing.T) {
+	k, p, id := newGiven(t, "content")
+	for range 2 {
+		k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+	}
+	if got := p.content[id]; len(got) != 1 || got[0] != "content" {
+		t.Errorf("given: %q", got)
+	}
+	k.put("other", "not cached")
+	other := k.lookup(fuse.FUSE_ROOT_ID, "other")
+	k.close(other, k.mustOpen(other, syscall.O_RDONLY))
+	if got := p.content[other]; len(got) != 0 {
+		t.Errorf("given, but not in the cache: %q", got)
+	}
+}
+
+// What somebody opened for writing, or made, is not given any more: the kernel's pages are newer.
+func TestGiveNothingToWriters(t *testing.T) {
+	k, p, id := newGiven(t, "content")
+	k.close(id, k.mustOpen(id, syscall.O_RDWR))
+	k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+	made, fh, s := k.create(fuse.FUSE_ROOT_ID, "made", 0)
+	if s != fuse.OK || k.write(made, fh, 0, []byte("x")) != fuse.OK || k.close(made, fh) != fuse.OK {
+		t.Fatal("create, write or close failed")
+	}
+	k.close(made, k.mustOpen(made, syscall.O_RDONLY))
+	if len(p.content) != 0 {
+		t.Errorf("given: %v", p.content)
+	}
+}
+
+// Who is about to write waits until the kernel has what it is being given: it would come on top of what is written.
+func TestGiveBeforeWrites(t *testing.T) {
+	k, p, id := newGiven(t, "content")
+	opened := make(chan struct{})
+	var fh uint64
+	var s fuse.Status
+	p.during = func() {
+		go func() {
+			fh, s = k.open(id, syscall.O_WRONLY|syscall.O_TRUNC)
+			close(opened)
+		}()
+		select {
+		case <-opened:
+			t.Error("a writer could begin")
+		case <-time.After(100 * time.Millisecond): // it cannot come, however long the wait
+		}
+	}
+	k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+	if <-opened; s != fuse.OK || k.close(id, fh) != fuse.OK {
+		t.Fatal("open or close of the writer failed")
+	}
+	if got := k.get("file"); got != "" {
+		t.Errorf("the file holds %q", got)
+	}
+}
