@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"sort"
+
+	"blobmount/blobcache/blob"
 )
 
 // Reader reads a directory from its beginning. One goroutine at a time may use it.
@@ -17,8 +19,17 @@ type Reader struct {
 	// shown is the position behind the entry that was shown last, and name its name.
 	shown int
 	name  string
+	// own are the names that were made here before the reader began, that the listing did not have then, and that were not
+	// shown yet. Where the listing has given up, or another one has taken over, nobody else can tell what was shown.
+	own map[string]ownName
 	// resume is the name behind which to go on in a listing that has just taken the place of another; empty: none has.
 	resume string
+}
+
+// ownName is what a name stands for, as far as a listing shows it.
+type ownName struct {
+	dir      bool
+	metadata map[string]string
 }
 
 // Stamp names a state of a directory: as long as it is the same, so are the entries and their positions. The zero Stamp
@@ -58,7 +69,36 @@ func (n *Names) open(ctx context.Context, dir string) (*Reader, error) {
 	if d.listing == nil || !n.usable(d.listing) {
 		n.newListing(d)
 	}
-	return &Reader{n: n, d: d, l: d.listing}, nil
+	r := &Reader{n: n, d: d, l: d.listing}
+	r.noteOwn()
+	return r, nil
+}
+
+// noteOwn notes the names of our own that the listing does not have. One that has not asked the service yet will have all
+// of them. Names.mu is held.
+func (r *Reader) noteOwn() {
+	l := r.l
+	if len(l.parts) == 0 && l.busy == nil {
+		return
+	}
+	var since uint64
+	if len(l.parts) > 0 {
+		since = l.parts[0].seq
+	}
+	for name, k := range r.d.over {
+		if !k.exists || k.seq <= since {
+			continue
+		}
+		if p := l.part(name); p != nil {
+			if _, there := p.find(l.dir, name); there {
+				continue
+			}
+		}
+		if r.own == nil {
+			r.own = map[string]ownName{}
+		}
+		r.own[name] = ownName{k.Dir, k.Properties.Metadata}
+	}
 }
 
 // Stamp returns the state of the directory that the reader shows.
@@ -84,6 +124,7 @@ func (r *Reader) Read(ctx context.Context, pos int, yield func(e Named, next int
 			}
 			pos = next[i]
 			r.shown, r.name = pos, entries[i].Name
+			delete(r.own, r.name)
 		}
 		switch {
 		case len(entries) > 0:
@@ -136,7 +177,7 @@ func (r *Reader) copy(entries []Named, pos int) (_ []Named, next []int, more boo
 		r.n.start(l) // the kernel has work for as long as the next page takes
 	case l.done && len(entries) == 0:
 		if r.tail == nil {
-			r.tail = r.d.others(l)
+			r.tail = r.others()
 		}
 		for i := at - l.count; i < len(r.tail) && len(entries) < batch; i++ {
 			entries, next = append(entries, r.tail[i]), append(next, l.count+i+1+r.shift)
@@ -155,10 +196,20 @@ func (r *Reader) replace(l *listing, pos int) {
 }
 
 // others returns what is there beside a complete listing, sorted. Names.mu is held.
-func (d *dirNames) others(l *listing) []Named {
+func (r *Reader) others() []Named {
 	out := []Named{}
+	d, l := r.d, r.l
+	for name, own := range r.own {
+		k, known := d.find(name)
+		switch {
+		case !known: // it was there, and what was known of it was given up since
+			out = append(out, Named{name, Entry{Dir: own.dir, Properties: blob.Properties{Metadata: own.metadata}}})
+		case k.exists:
+			out = append(out, Named{name, k.Entry})
+		}
+	}
 	for name, k := range d.over {
-		if !k.exists {
+		if _, own := r.own[name]; own || !k.exists {
 			continue
 		}
 		if p := l.part(name); p != nil {
