@@ -172,51 +172,60 @@ func (f *File) stageBlock(ctx context.Context, st *stage, i int, size int64) err
 	}
 }
 
+// sending is a block on its way: bytes [off, off+n) of the file, as they are at one moment.
+type sending struct {
+	name, id string
+	off, n   int64
+	from     blob.Range // where the service has them already
+	copied   bool       // from there
+	tally    tally      // of all of them, once they were uploaded or if they were written in order
+}
+
 // send makes the service hold [off, off+n) as block i. When the program changes it meanwhile, the block counts for
 // nothing.
 func (f *File) send(ctx context.Context, st *stage, i int, b *block, off, n int64) error {
 	for {
 		f.mu.Lock()
-		gen, id, name := b.gen, st.newID(), f.props.Name
-		src, copied := f.unchanged(st, off, n)
-		known := b.tally.clone()
+		gen := b.gen
+		s := &sending{name: f.props.Name, id: st.newID(), off: off, n: n, tally: b.tally.clone()}
+		s.from, s.copied = f.unchanged(st, off, n)
 		f.mu.Unlock()
-		known, err := f.sendOnce(ctx, st, name, id, src, copied, off, n, known)
-		if copied && f.copyRefused(st, err) || blob.Is(err, blob.BlockIDLength) && f.matchIDs(ctx, st, name, len(id)) {
+		err := f.sendOnce(ctx, st, s)
+		if s.copied && f.copyRefused(st, err) || blob.Is(err, blob.BlockIDLength) && f.matchIDs(ctx, st, s.name, len(s.id)) {
 			continue
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.stage != st || st.blocks[i] != b || b.gen != gen || f.props.Name != name {
+		if f.stage != st || st.blocks[i] != b || b.gen != gen || f.props.Name != s.name {
 			return nil // changed under our hands: the round that follows sees it
 		}
 		if err != nil {
 			return err
 		}
-		if err := st.journal.span(recStaged, off, off+n, []byte(id)...); err != nil {
+		if err := st.journal.span(recStaged, off, off+n, []byte(s.id)...); err != nil {
 			return err
 		}
-		b.staged, b.id, b.size, b.tally, b.committed = gen, id, n, known, false
+		b.staged, b.id, b.size, b.tally, b.committed = gen, s.id, n, s.tally, false
 		return nil
 	}
 }
 
 // sendOnce is one try. What the staging file lacks is fetched before an upload takes its turn: fetches wait for memory,
 // and who has that may wait for a turn.
-func (f *File) sendOnce(ctx context.Context, st *stage, name, id string, src blob.Range, copied bool, off, n int64, known tally) (tally, error) {
-	if !copied {
-		if err := f.fill(ctx, st, off, off+n); err != nil {
-			return tally{}, err
+func (f *File) sendOnce(ctx context.Context, st *stage, s *sending) error {
+	if !s.copied {
+		if err := f.fill(ctx, st, s.off, s.off+s.n); err != nil {
+			return err
 		}
 	}
 	if err := f.c.uploads.acquire(ctx); err != nil {
-		return tally{}, err
+		return err
 	}
 	defer f.c.uploads.release()
-	if copied {
-		return known, f.cont.StageBlockFrom(ctx, name, id, src)
+	if s.copied {
+		return f.cont.StageBlockFrom(ctx, s.name, s.id, s.from)
 	}
-	return f.upload(ctx, st, name, id, off, n, known)
+	return f.upload(ctx, st, s)
 }
 
 // copyRefused reports whether a block has to be uploaded because the service did not copy it: it cannot do so, or
@@ -246,23 +255,23 @@ func (f *File) unchanged(st *stage, off, n int64) (blob.Range, bool) {
 	return blob.Range{Name: f.under.name, Offset: off, Size: n, Condition: blob.Condition{IfMatch: f.under.etag}}, true
 }
 
-// upload sends [off, off+n) out of the staging file, which has all of it, and returns the checksums. Those of the bytes as
-// they were written are better than any of what can be read now: the service refuses what a bad disk has changed since.
-func (f *File) upload(ctx context.Context, st *stage, name, id string, off, n int64, known tally) (tally, error) {
-	body := blob.NewFileBody(st.file, off, n)
-	written := known.n == n
+// upload sends the bytes out of the staging file, which has all of them. Checksums of what was written are better than any
+// of what can be read now: the service refuses what a bad disk has changed since.
+func (f *File) upload(ctx context.Context, st *stage, s *sending) error {
+	body := blob.NewFileBody(st.file, s.off, s.n)
+	written := s.tally.n == s.n
 	if !written {
 		var err error
-		if known, err = tallyOf(body, n); err != nil {
-			return tally{}, err
+		if s.tally, err = tallyOf(body, s.n); err != nil {
+			return err
 		}
 	}
-	body.SetCRC64(known.crc64)
-	err := f.cont.StageBlock(ctx, name, id, body, n)
+	body.SetCRC64(s.tally.crc64)
+	err := f.cont.StageBlock(ctx, s.name, s.id, body, s.n)
 	if written {
-		err = diagnose(err, body, known)
+		err = diagnose(err, body, s.tally)
 	}
-	return known, err
+	return err
 }
 
 // diagnose says so when the service refused a body because the disk has changed it since it was written.
