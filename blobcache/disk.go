@@ -145,6 +145,9 @@ func openFiles(base string, k key, size, small int64) (files, presence, error) {
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
+		if errors.Is(err, unix.EISDIR) {
+			return files{}, p, fmt.Errorf("%w: %w", errDamaged, err)
+		}
 		if err != nil {
 			return files{}, p, err
 		}

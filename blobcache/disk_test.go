@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -122,6 +123,13 @@ func edit(t *testing.T, path string, f func(b []byte) []byte) {
 		t.Fatal(err)
 	}
 	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func toDirectory(t *testing.T, path string) {
+	t.Helper()
+	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -249,6 +257,10 @@ func TestDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{"small, a directory in its place", small, 0, xattr(func(t *testing.T, path string) { toDirectory(t, path) })},
+		{"large, a directory in its place", large, 0, func(t *testing.T, dir string) { toDirectory(t, only(t, dir, extBlob)) }},
+		{"large, a directory for the map", large, 0, func(t *testing.T, dir string) { toDirectory(t, only(t, dir, extMap)) }},
+		{"part, a directory in its place", large, 4 * grain, func(t *testing.T, dir string) { toDirectory(t, only(t, dir, extPart)) }},
 		{"no data", large, 0, func(t *testing.T, dir string) {
 			if err := os.Remove(only(t, dir, extBlob)); err != nil {
 				t.Fatal(err)

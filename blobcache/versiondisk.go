@@ -1,6 +1,7 @@
 package blobcache
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -52,8 +53,12 @@ func (v *version) readChecked(buf []byte) bool {
 // unitBuffers are for reading a unit only to compare its checksum. There are as many as goroutines do that at once.
 var unitBuffers = sync.Pool{New: func() any { return new([sumMax]byte) }}
 
-// damaged forgets what is on disk, because the bytes at off are not what was stored. v.mu is held.
+// errSum says that bytes were read, and are not what was stored.
+var errSum = errors.New("the checksum does not match")
+
+// damaged forgets what is on disk, because the bytes at off cannot be read (err) or are not what was stored. v.mu is held.
 func (v *version) damaged(off int64, err error) {
+	err = cmp.Or(err, errSum)
 	v.c.log.Warn("cached data is damaged and will be fetched again", "blob", v.src.name, "offset", off, "error", err)
 	v.forget()
 }
