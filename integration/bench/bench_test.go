@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +60,33 @@ func TestSmall(t *testing.T) {
 	// These hold at every scale.
 	if s := out.String(); strings.Contains(s, "does not hold") || !strings.Contains(s, "ended by ESTALE) | 0 | holds") || !strings.Contains(s, "could not be read | 0 | 0 | holds") {
 		t.Errorf("%s", s)
+	}
+}
+
+// A workload that takes very long is run only when it is asked for by all of its name.
+func TestChosen(t *testing.T) {
+	for only, want := range map[string]string{
+		"^cold-chunks":     "cold-chunks",
+		"cold-chunks":      "cold-chunks",
+		"cold-chunks-full": "cold-chunks-full",
+		"cold-(four|c.*)$": "cold-four cold-chunks",
+	} {
+		var got []string
+		workloads, _ := all(&lab{scale: 1})
+		for _, w := range workloads {
+			if w.chosen(regexp.MustCompile(only)) {
+				got = append(got, w.name)
+			}
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("%q chooses %q, want %q", only, s, want)
+		}
+	}
+	workloads, _ := all(&lab{scale: 1})
+	for _, w := range workloads {
+		if w.byName == w.chosen(regexp.MustCompile("")) {
+			t.Errorf("%s is by name: %v, and without a name it is the other way round", w.name, w.byName)
+		}
 	}
 }
 

@@ -208,15 +208,22 @@ func coldRandom(l *lab) workload {
 	}.workload()
 }
 
-// coldChunks is a tenth of the 10,000 chunks that the workload is known with: those would be 125 GB, seven minutes
-// for each side. With fewer chunks fewer of them meet bytes that are already there, so this is the harder case.
-const coldChunkCount = 1000
+// coldChunks is a tenth of the 10,000 chunks that the workload is known with: those are 125 GB, seven minutes for the bare
+// program. With fewer chunks fewer of them meet bytes that are already there, so this is the harder case.
+func coldChunks(l *lab) workload { return chunks(l, "cold-chunks", 1_000) }
 
-func coldChunks(l *lab) workload {
+// allColdChunks is all 10,000.
+func allColdChunks(l *lab) workload {
+	w := chunks(l, "cold-chunks-full", 10_000)
+	w.byName = true
+	return w
+}
+
+func chunks(l *lab, name string, count int) workload {
 	n := l.bytes(10 << 30)
 	at := func(run int) []span {
 		rnd := rand.New(rand.NewPCG(uint64(run), 2))
-		spans := make([]span, l.count(coldChunkCount))
+		spans := make([]span, l.count(count))
 		for i := range spans {
 			length := min(25_000+rnd.Int64N(25_000_000-25_000+1), n)
 			spans[i] = span{rnd.Int64N(n - length + 1), length}
@@ -224,9 +231,9 @@ func coldChunks(l *lab) workload {
 		return spans
 	}
 	return cold{
-		name: "cold-chunks",
+		name: name,
 		row: row{
-			name: fmt.Sprintf("cold `azure`, %d chunks of 25 KB to 25 MB at random places of %s, one after the other", l.count(coldChunkCount), size(n)), reference: bareProgram,
+			name: fmt.Sprintf("cold `azure`, %d chunks of 25 KB to 25 MB at random places of %s, one after the other", l.count(count), size(n)), reference: bareProgram,
 			unit: mibRate, target: 0.80,
 		},
 		preset: azure, set: blobserver.Synthetic{Container: container, Prefix: "large", Count: 1, Size: n},

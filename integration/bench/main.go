@@ -59,7 +59,7 @@ const minFree = 24 << 30
 func all(l *lab) ([]workload, []property) {
 	return []workload{
 			warmSequential(l), warmRandom(l), warmMapped(l), warmServed(l),
-			coldLAN(l), coldAzure(l), coldFour(l), coldRandom(l), coldChunks(l), loader(l), coldTensors(l),
+			coldLAN(l), coldAzure(l), coldFour(l), coldRandom(l), coldChunks(l), allColdChunks(l), loader(l), coldTensors(l),
 			writeSequential(l), writeLAN(l), writeSmall(l),
 		}, []property{
 			{"start-up", startUp}, {"eviction", eviction}, {"overwrite", overwrite},
@@ -96,6 +96,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if *list {
 		workloads, properties := all(&lab{scale: *scale})
 		for _, w := range workloads {
+			if w.byName {
+				fmt.Fprintf(stdout, "%s (only by all of its name)\n", w.name)
+				continue
+			}
 			fmt.Fprintln(stdout, w.name)
 		}
 		for _, p := range properties {
@@ -127,7 +131,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	var errs []error
 	ran := 0
 	for _, w := range workloads {
-		if !chosen.MatchString(w.name) || ctx.Err() != nil {
+		if !w.chosen(chosen) || ctx.Err() != nil {
 			continue
 		}
 		ran++

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -13,8 +14,15 @@ import (
 type workload struct {
 	name string
 	rows []row
+	// byName: it takes so long that it is run only when it is asked for by all of its name.
+	byName bool
 	// start prepares in a lab, and returns what is done once a run. It returns one sample for each row.
 	start func(ctx context.Context, l *lab) (func(ctx context.Context, run int) ([]sample, error), error)
+}
+
+// chosen reports whether a regular expression asks for the workload.
+func (w workload) chosen(only *regexp.Regexp) bool {
+	return only.MatchString(w.name) && (!w.byName || only.String() == w.name)
 }
 
 // row is a line of the table: what is compared, and what it must reach.
