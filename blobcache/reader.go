@@ -22,6 +22,8 @@ type Reader struct {
 	// own are the names that were made here before the reader began, that the listing did not have then, and that were not
 	// shown yet. Where the listing has given up, or another one has taken over, nobody else can tell what was shown.
 	own map[string]ownName
+	// stamp is the state of the directory when the reader began.
+	stamp Stamp
 	// resume is the name behind which to go on in a listing that has just taken the place of another; empty: none has.
 	resume string
 }
@@ -69,7 +71,7 @@ func (n *Names) open(ctx context.Context, dir string) (*Reader, error) {
 	if d.listing == nil || !n.usable(d.listing) {
 		n.newListing(d)
 	}
-	r := &Reader{n: n, d: d, l: d.listing}
+	r := &Reader{n: n, d: d, l: d.listing, stamp: Stamp{d.listing.number, d.changes}}
 	r.noteOwn()
 	return r, nil
 }
@@ -101,12 +103,8 @@ func (r *Reader) noteOwn() {
 	}
 }
 
-// Stamp returns the state of the directory that the reader shows.
-func (r *Reader) Stamp() Stamp {
-	r.n.mu.Lock()
-	defer r.n.mu.Unlock()
-	return Stamp{r.l.number, r.d.changes}
-}
+// Stamp returns the state of the directory when the reader began: what was learned since may not be shown.
+func (r *Reader) Stamp() Stamp { return r.stamp }
 
 // batch is how many entries are copied out at once: about what fits into one answer to the kernel.
 const batch = 64

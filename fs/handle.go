@@ -12,9 +12,12 @@ type handle struct {
 	node  *node
 	file  *blobcache.File // nil for a directory
 	write bool
+	// keeps: of a directory whose names the kernel may take from its cache, and put there, see dirCache.
+	keeps bool
 
 	mu     sync.Mutex // guards what is below; directories only
 	reader *blobcache.Reader
+	tag    uint64 // of the positions of reader
 }
 
 // handles gives handles their numbers. All methods may be called in parallel.
@@ -46,22 +49,43 @@ func (t *handles) remove(id uint64) *handle {
 	return h
 }
 
-// read calls yield with the entries of an open directory from a position on, as of the last time that reading began at its
-// start, and with the position after each.
-func (h *handle) read(ctx context.Context, v *view, pos int, yield func(e blobcache.Named, next int) bool) error {
+// read calls add with the entries of an open directory from a position on, ".", ".." first, and with the position after each,
+// until it returns false: those of the time at which reading began at its start.
+func (h *handle) read(ctx context.Context, v *view, from uint64, add func(e blobcache.Named, next uint64) bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.reader == nil || pos == 0 {
-		p, linked := v.nodes.path(h.node)
-		if !linked {
-			return nil // removed while it is open: empty
-		}
-		r, err := v.names.Open(ctx, p)
-		if err != nil {
+	if h.reader == nil || from == 0 {
+		if err := h.begin(ctx, v); err != nil {
 			return err
 		}
-		h.reader = r
-		h.node.setShown(r.Stamp()) // as it is now: what is learned while it is read may not be shown
 	}
-	return h.reader.Read(ctx, pos, yield)
+	tag := h.tag << tagShift
+	index := from & indexMask
+	for ; index < 2; index++ {
+		if !add(blobcache.Named{Name: ".."[:index+1], Entry: blobcache.Entry{Dir: true}}, tag|(index+1)) {
+			return nil
+		}
+	}
+	if h.reader == nil {
+		return nil
+	}
+	return h.reader.Read(ctx, int(index)-2, func(e blobcache.Named, next int) bool { return add(e, tag|uint64(next+2)) })
+}
+
+// begin begins to read a directory. One that was removed while it is open is empty.
+func (h *handle) begin(ctx context.Context, v *view) error {
+	h.reader = nil
+	p, linked := v.nodes.path(h.node)
+	if !linked {
+		return nil
+	}
+	r, err := v.names.Open(ctx, p)
+	if err != nil {
+		return err
+	}
+	h.reader = r
+	if h.keeps {
+		h.tag = h.node.beginDir(r.Stamp())
+	}
+	return nil
 }

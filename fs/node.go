@@ -53,10 +53,9 @@ type node struct {
 	// accessed is the access time that a program has set, the zero time if none has.
 	accessed time.Time
 	// changed is when the directory was changed here, the zero time if not.
-	changed time.Time
-	leaving map[string]int // names that are being removed from the directory, and how often
-	// shown is the state of the directory that the kernel was last shown from its beginning.
-	shown blobcache.Stamp
+	changed  time.Time
+	leaving  map[string]int // names that are being removed from the directory, and how often
+	dirCache *dirCache      // nil: it was not opened as a directory whose names the kernel may keep
 }
 
 func newNode(e blobcache.Entry) *node { return &node{kind: kindOf(e), entry: e} }
@@ -166,19 +165,6 @@ func (n *node) leavingNames() []string {
 	n.attrMu.Lock()
 	defer n.attrMu.Unlock()
 	return slices.Collect(maps.Keys(n.leaving))
-}
-
-func (n *node) setShown(s blobcache.Stamp) {
-	n.attrMu.Lock()
-	n.shown = s
-	n.attrMu.Unlock()
-}
-
-// showed reports whether the kernel was shown a state of the directory last. The zero Stamp is no state.
-func (n *node) showed(s blobcache.Stamp) bool {
-	n.attrMu.Lock()
-	defer n.attrMu.Unlock()
-	return s != blobcache.Stamp{} && n.shown == s
 }
 
 // acquire opens the node's file.

@@ -398,26 +398,40 @@ func (fs *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse
 	n := fs.nodes.get(in.NodeId)
 	fs.nodes.hold(n)
 	h := &handle{node: n}
+	if fs.timeout != 0 {
+		// The kernel keeps what it is shown, and needs no message to show it again while it is the same.
+		out.OpenFlags = fs.openCached(cancel, in.Pid, h)
+	}
 	out.Fh = fs.handles.add(h)
-	if fs.timeout == 0 {
-		return fuse.OK
-	}
-	// The kernel keeps what it is shown, and needs no message to show it again while it is the same.
-	out.OpenFlags = fuse.FOPEN_CACHE_DIR
-	if path, linked := fs.nodes.path(n); linked && n.showed(fs.names.Stamp(path)) {
-		ctx := newRequest(cancel, in.Pid)
-		defer ctx.end()
-		// It may begin in the middle, when it has dropped a part of what it kept.
-		if r, err := fs.names.Open(ctx, path); err == nil && n.showed(r.Stamp()) {
-			h.reader = r
-			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
-		}
-	}
 	return fuse.OK
 }
 
+// openCached opens a directory whose names the kernel may keep, and returns how it is to use its cache.
+func (fs *fileSystem) openCached(cancel <-chan struct{}, pid uint32, h *handle) (flags uint32) {
+	var r *blobcache.Reader
+	var now blobcache.Stamp
+	if path, linked := fs.nodes.path(h.node); linked && h.node.mayKeep(fs.names.Stamp(path)) {
+		ctx := newRequest(cancel, pid)
+		defer ctx.end()
+		var err error
+		if r, err = fs.names.Open(ctx, path); err == nil {
+			now = r.Stamp()
+		}
+	}
+	flags, h.tag = h.node.openDirCache(now)
+	h.keeps = flags&fuse.FOPEN_CACHE_DIR != 0
+	if h.keeps && flags&fuse.FOPEN_KEEP_CACHE != 0 {
+		h.reader = r // it may begin in the middle, when the kernel has dropped a part of what it kept
+	}
+	return flags
+}
+
 func (fs *fileSystem) ReleaseDir(in *fuse.ReleaseIn) {
-	fs.nodes.drop(fs.handles.remove(in.Fh).node)
+	h := fs.handles.remove(in.Fh)
+	if h.keeps {
+		h.node.closeDirCache()
+	}
+	fs.nodes.drop(h.node)
 }
 
 // FsyncDir has nothing to do: names are in the service before their operation returns.
@@ -446,26 +460,23 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *
 	})
 }
 
-// readDir walks the entries from the offset of the request: 0 is ".", 1 is "..". add gets each, with its directory and
-// path if it has a node of its own, until it has no more room.
+// readDir walks the entries from the offset of the request. add gets each, with its directory and path if it has a node of its
+// own, until it has no more room.
 func (fs *fileSystem) readDir(cancel <-chan struct{}, in *fuse.ReadIn, add func(d fuse.DirEntry, dir *node, path string) bool) fuse.Status {
 	h := fs.handles.get(in.Fh)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	for i := in.Offset; i < 2; i++ {
-		if !add(fuse.DirEntry{Name: ".."[:i+1], Mode: syscall.S_IFDIR, Ino: h.node.ino, Off: i + 1}, nil, "") {
-			return fuse.OK
-		}
-	}
 	prefix, _ := fs.nodes.path(h.node)
 	if prefix != "" {
 		prefix += "/"
 	}
-	pos := int(max(in.Offset, 2)) - 2
-	err := h.read(ctx, fs.view, pos, func(e blobcache.Named, next int) bool {
+	err := h.read(ctx, fs.view, in.Offset, func(e blobcache.Named, next uint64) bool {
+		if e.Name == "." || e.Name == ".." {
+			return add(fuse.DirEntry{Name: e.Name, Mode: syscall.S_IFDIR, Ino: h.node.ino, Off: next}, nil, "")
+		}
 		path := prefix + e.Name
 		a := fs.defaults.attributesOf(kindOf(e.Entry), &e.Properties)
-		d := fuse.DirEntry{Name: e.Name, Mode: a.typ, Ino: fs.nodes.inode(h.node, e.Name, path), Off: uint64(next) + 2}
+		d := fuse.DirEntry{Name: e.Name, Mode: a.typ, Ino: fs.nodes.inode(h.node, e.Name, path), Off: next}
 		return add(d, h.node, path)
 	})
 	return fs.status("readdir", h.node, "", err)

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"blobmount/integration/mounttest"
 )
@@ -179,4 +182,82 @@ func testForeignLayout(t *testing.T, s *mounttest.Service) {
 	}
 	w.Remount()
 	w.read("both", []byte("hidden"))
+}
+
+// entries reads names from an open directory by calls of getdents(2) with a buffer that has room for few, until there are
+// at least so many or no more.
+func entries(t *testing.T, dir *os.File, atLeast int) (names []string) {
+	t.Helper()
+	buf := make([]byte, 1024)
+	for len(names) < atLeast {
+		n, err := unix.ReadDirent(int(dir.Fd()), buf)
+		must(t, err)
+		if n == 0 {
+			break
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+	return names
+}
+
+// The kernel keeps a directory's names, and has one place for them: while two programs read the directory, and another host
+// changes it in between, that never has some of one listing and some of another, nor the older one for the newer.
+func TestMountDirectoryCache(t *testing.T) {
+	mounttest.NeedFUSE(t)
+	s := mounttest.Embedded(t)
+	c := s.NewContainer(t)
+	w := &world{s.NewPoint(t, c), c, t}
+	const files = 300
+	var before []string
+	for i := range files {
+		before = append(before, fmt.Sprintf("f%03d", i))
+		w.Put("dir/"+before[i], nil)
+	}
+	after := append([]string{"a"}, before[1:]...)
+	w.Put("dir/a", nil)
+	const timeout = 2 * time.Second
+	w.Mount("--blob-cache-timeout=2")
+	open := func() *os.File {
+		f := w.open("dir", os.O_RDONLY)
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	check := func(what string, got, want []string) {
+		t.Helper()
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			i := 0
+			for i < min(len(got), len(want)) && got[i] == want[i] {
+				i++
+			}
+			t.Errorf("%s: %d names, want %d; from the %d-th on %q, want %q",
+				what, len(got), len(want), i, got[i:min(i+3, len(got))], want[i:min(i+3, len(want))])
+		}
+	}
+	for what, secondReads := range map[string]int{"half-way": files / 2, "whole": 2 * files} {
+		w.Put("dir/"+before[0], nil)
+		w.Delete("dir/a")
+		time.Sleep(timeout) // what is known of names is over
+		first, second := open(), open()
+		got := entries(t, first, 20)
+		w.Delete("dir/" + before[0])
+		w.Put("dir/a", nil)
+		time.Sleep(timeout)
+		other := entries(t, second, secondReads)
+		check("the first, which began before the change, "+what, append(got, entries(t, first, 2*files)...), before)
+		// Within the timeout, so that nobody has to ask.
+		names, err := os.ReadDir(w.path("dir"))
+		must(t, err)
+		var third []string
+		for _, e := range names {
+			third = append(third, e.Name())
+		}
+		check("the second, "+what, append(other, entries(t, second, 2*files)...), after)
+		check("a third, "+what, third, after)
+		_, err = second.Seek(0, 0)
+		must(t, err)
+		check("the second once more, "+what, entries(t, second, 2*files), after)
+		must(t, first.Close())
+		must(t, second.Close())
+	}
 }
