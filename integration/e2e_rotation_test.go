@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -71,11 +72,16 @@ func keyFiles(n int) map[string]string {
 // sasFiles is a secret with a SAS for a container, signed with the emulators' key, which ends after a time.
 func sasFiles(t *testing.T, containerName string, life time.Duration) map[string]string {
 	t.Helper()
+	return sasUntil(t, containerName, time.Now().Add(life))
+}
+
+func sasUntil(t *testing.T, containerName string, end time.Time) map[string]string {
+	t.Helper()
 	key, err := container.NewSharedKeyCredential(blobserver.DefaultAccount, blobserver.DefaultKey)
 	must(t, err)
 	permissions := sas.ContainerPermissions{Read: true, Add: true, Create: true, Write: true, Delete: true, List: true, Tag: true}
 	q, err := sas.BlobSignatureValues{
-		Protocol: sas.ProtocolHTTPSandHTTP, ExpiryTime: time.Now().UTC().Add(life), Permissions: permissions.String(), ContainerName: containerName,
+		Protocol: sas.ProtocolHTTPSandHTTP, ExpiryTime: end.UTC(), Permissions: permissions.String(), ContainerName: containerName,
 	}.SignWithSharedKey(key)
 	must(t, err)
 	return map[string]string{"account_name": blobserver.DefaultAccount, "sas_token": "?" + q.Encode()}
@@ -101,9 +107,14 @@ const fileSize = 100 << 10
 
 func newRotated(t *testing.T, files func(s *mounttest.Service, containerName string) map[string]string, flags ...string) *rotated {
 	t.Helper()
+	return newRotatedWith(t, blobserver.Options{}, files, flags...)
+}
+
+func newRotatedWith(t *testing.T, o blobserver.Options, files func(s *mounttest.Service, containerName string) map[string]string, flags ...string) *rotated {
+	t.Helper()
 	mounttest.NeedFUSE(t)
 	mounttest.Binary(t) // before a SAS begins to live
-	s := mounttest.Embedded(t)
+	s := mounttest.EmbeddedWith(t, o)
 	c := s.NewContainer(t)
 	// The test's own access, by the emulators' key, ends with the first rotation: what is in the service is seen in its
 	// store. The container is deleted by that key again.
@@ -295,6 +306,43 @@ func TestMountKeyRotation(t *testing.T) {
 	}
 }
 
+// heldClock is the machine's, but does not come to the end of the newest SAS: who renews it may be held up for as long as
+// the machine likes, and is in time all the same. Then, and only then, it is late.
+type heldClock struct {
+	mu   sync.Mutex // guards what is below
+	end  time.Time  // of the newest SAS; zero: there is none yet
+	late time.Duration
+}
+
+var _ blobserver.Clock = (*heldClock)(nil)
+
+func (c *heldClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if c.end.IsZero() || now.Before(c.end) {
+		return now
+	}
+	c.late = max(c.late, now.Sub(c.end))
+	return c.end.Add(-time.Nanosecond)
+}
+
+func (c *heldClock) Sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// renewed tells that there is a newer SAS.
+func (c *heldClock) renewed(end time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.end = end
+}
+
 // The same with SAS tokens that live for 5 seconds, and are renewed every 3.
 func TestMountSASRenewal(t *testing.T) {
 	renewals := 3
@@ -302,17 +350,33 @@ func TestMountSASRenewal(t *testing.T) {
 		renewals = 20
 	}
 	const life, every = 5 * time.Second, 3 * time.Second
-	r := newRotated(t, func(s *mounttest.Service, name string) map[string]string { return sasFiles(t, name, life) })
+	clock := &heldClock{}
+	var ends []time.Time
+	next := func(name string) map[string]string {
+		ends = append(ends, time.Now().Add(life).Truncate(time.Second)) // as it stands in a SAS
+		return sasUntil(t, name, ends[len(ends)-1])
+	}
+	r := newRotatedWith(t, blobserver.Options{Clock: clock}, func(_ *mounttest.Service, name string) map[string]string {
+		files := next(name)
+		clock.renewed(ends[0])
+		return files
+	})
 	r.work()
-	for range renewals {
+	for n := range renewals {
 		r.goOn(every)
-		r.secrets.replace(sasFiles(t, r.Name, life))
+		r.secrets.replace(next(r.Name))
+		clock.renewed(ends[n+1])
+		r.awaitLines("the credential was replaced", n+1)
 	}
 	r.goOn(every)
 	r.finish()
 	if n := r.replacements(); n != renewals {
 		t.Errorf("the credential was replaced %d times, want %d", n, renewals)
 	}
+	if now := clock.Now(); !now.After(ends[renewals-1]) {
+		t.Errorf("it is %v, and the last SAS but one ends at %v: it was never needed to renew it", now, ends[renewals-1])
+	}
+	t.Logf("a SAS was renewed %v late at most", clock.late)
 }
 
 // An expired SAS: operations fail with EACCES, at once and not after the time for repetitions; the log names the source
