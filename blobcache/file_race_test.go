@@ -152,6 +152,31 @@ func TestCommitOfGrowingFile(t *testing.T) {
 	})
 }
 
+// TestDetachOfDamagedFile: what is damaged on the disk is fetched before the blob is deleted too.
+func TestDetachOfDamagedFile(t *testing.T) {
+	for _, part := range []int64{3 * mib, mib} {
+		s := newService()
+		cfg := config(t.TempDir())
+		p, want := s.put(t, "a", 3*mib, 1)
+		cached(t, s, cfg, p, part)
+		ext := extBlob
+		if part < p.Size {
+			ext = extPart
+		}
+		edit(t, only(t, cfg.Dir, ext), flip(700*kib))
+		c := openCache(t, cfg)
+		f := openBlob(t, c, s, p)
+		if _, err := f.Detach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Delete(t.Context(), "a", blob.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		f.Gone()
+		expectAll(t, f, want)
+	}
+}
+
 // TestDetachOfColdFile: what was never read is fetched before the blob is deleted, and read afterwards.
 func TestDetachOfColdFile(t *testing.T) {
 	for _, size := range []int64{1, 100 * kib, 2*mib + 1} {

@@ -440,12 +440,12 @@ func (v *version) stored(unit int) bool {
 	return v.p.have.get(unit)
 }
 
-// fill fetches all that is missing, so that the version outlives the blob in the service.
+// fill fetches all that is missing, or damaged on the disk, so that the version outlives the blob in the service.
 func (v *version) fill(ctx context.Context) error {
 	buf := make([]byte, largeSlab)
 	for off := int64(0); off < v.size; off += largeSlab {
 		v.mu.Lock()
-		done := v.files.complete
+		done := v.files.complete && v.checked.full()
 		v.mu.Unlock()
 		if done {
 			return nil
