@@ -1,7 +1,11 @@
 package fs
 
 import (
+	"fmt"
 	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"blobmount/blobcache"
 )
@@ -52,5 +56,92 @@ func TestWanted(t *testing.T) {
 	w.looked(dir)
 	if !w.off || w.probe != nil {
 		t.Error("a directory that is gone counts")
+	}
+}
+
+// parts lists a directory in messages of 8 KiB, and returns which of its files, named by numbers, have a node after each.
+func (k *kernel) parts(dir uint64, files int, after func(shown int)) (nodes []int) {
+	k.t.Helper()
+	var open fuse.OpenOut
+	if s := k.fs.OpenDir(nil, &fuse.OpenIn{InHeader: header(dir)}, &open); s != fuse.OK {
+		k.t.Fatal(s)
+	}
+	defer k.fs.ReleaseDir(&fuse.ReleaseIn{InHeader: header(dir), Fh: open.Fh})
+	for off, end := uint64(0), uint64(files)+2; off&indexMask < end; {
+		list := fuse.NewDirEntryList(make([]byte, 8<<10), off)
+		in := fuse.ReadIn{InHeader: header(dir), Fh: open.Fh, Offset: off, Size: 8 << 10}
+		if s := k.fs.ReadDirPlus(nil, &in, list); s != fuse.OK || list.Offset == off {
+			k.t.Fatal(s, off)
+		}
+		off = list.Offset
+		count := 0
+		for i := range files {
+			if k.fs.nodes.at(k.nodes[dir], numbered(i)) != nil {
+				count++
+			}
+		}
+		nodes = append(nodes, count)
+		after(int(off&indexMask) - 2)
+	}
+	return nodes
+}
+
+func numbered(i int) string { return fmt.Sprintf("%06d", i) }
+
+// TestAttributesByUse: beyond its first part, a directory is shown with attributes as long as its files are looked up.
+func TestAttributesByUse(t *testing.T) {
+	const files = 500
+	for _, use := range []bool{false, true} {
+		k := newKernel(t, time.Hour)
+		for i := range files {
+			k.put("d/"+numbered(i), "x")
+		}
+		d := k.lookup(fuse.FUSE_ROOT_ID, "d")
+		lookups := 0
+		nodes := k.parts(d, files, func(shown int) {
+			for i := range shown { // as the kernel does for who calls lstat
+				if use && k.fs.nodes.at(k.nodes[d], numbered(i)) == nil {
+					k.lookup(d, numbered(i))
+					lookups++
+				}
+			}
+		})
+		first, last := nodes[0], nodes[len(nodes)-1]
+		switch {
+		case len(nodes) < 8 || first < 40 || first > 50:
+			t.Errorf("%d parts, nodes after each: %v", len(nodes), nodes)
+		case !use && last != first:
+			t.Errorf("who reads names only has %v nodes", nodes)
+		case use && (lookups < len(nodes)-1 || lookups > 4*len(nodes)):
+			t.Errorf("who uses attributes has looked up %d files in %d parts", lookups, len(nodes))
+		}
+	}
+}
+
+// TestAttributesOfCachedFiles: a directory whose files are in the cache is shown with attributes, whatever is looked up,
+// and not beyond files that are not.
+func TestAttributesOfCachedFiles(t *testing.T) {
+	const files, cached = 500, 300
+	k := newKernel(t, time.Hour)
+	for i := range files {
+		k.put("d/"+numbered(i), "x")
+	}
+	d := k.lookup(fuse.FUSE_ROOT_ID, "d")
+	for i := range cached {
+		id := k.lookup(d, numbered(i))
+		if err := k.fs.cache.Prefetch(t.Context(), k.fs.cont, k.nodes[id].properties()); err != nil {
+			t.Fatal(err)
+		}
+		k.forget(id, 1)
+	}
+	nodes := k.parts(d, files, func(int) {})
+	last := nodes[len(nodes)-1]
+	if parts := len(nodes); last < cached || last > cached+files/parts+1 || nodes[parts-2] != last {
+		t.Errorf("nodes after each part: %v", nodes)
+	}
+	for i := range 40 {
+		if k.fs.nodes.at(k.nodes[d], numbered(i)) == nil {
+			t.Errorf("file %d has no node", i)
+		}
 	}
 }

@@ -15,9 +15,10 @@ type handle struct {
 	// keeps: of a directory whose names the kernel may take from its cache, and put there, see dirCache.
 	keeps bool
 
-	mu     sync.Mutex // guards what is below; directories only
-	reader *blobcache.Reader
-	tag    uint64 // of the positions of reader
+	mu       sync.Mutex // guards what is below; directories only
+	reader   *blobcache.Reader
+	tag      uint64 // of the positions of reader
+	interest interest
 }
 
 // handles gives handles their numbers. All methods may be called in parallel.

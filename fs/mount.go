@@ -196,7 +196,6 @@ func serverOptions(o Options) *fuse.MountOptions {
 		ExplicitDataCacheControl: true,
 		EnableSymlinkCaching:     true,
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | // else open(O_TRUNC) would first commit an empty blob
-			fuse.CAP_READDIRPLUS_AUTO | // attributes only for those who use them
 			fuse.CAP_HANDLE_KILLPRIV_V2 | // else the kernel asks for security.capability with every write
 			fuse.CAP_DIRECT_IO_ALLOW_MMAP, // for writers beside passthrough readers
 		MaxStackDepth: stackDepth(o.Cache.Dir()),

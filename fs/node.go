@@ -45,6 +45,8 @@ type node struct {
 	// node: it is told that the node is stale, and then looks the name up.
 	overtaken atomic.Bool
 
+	looked atomic.Uint32 // counts the files of the directory that were looked up
+
 	giving sync.Mutex // guards given; held while bytes are given to the kernel
 	given  bool       // the kernel was given the content, or has other pages; see give.go
 

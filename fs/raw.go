@@ -66,6 +66,7 @@ func (fs *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name stri
 		return fs.status("lookup", dir, name, err)
 	}
 	if n.kind != kindDir {
+		dir.looked.Add(1)
 		fs.wanted.looked(dir)
 	}
 	fs.entryOut(n, valid, out)
@@ -442,19 +443,24 @@ func (fs *fileSystem) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse
 }
 
 func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	// Later parts are asked for with attributes only by who used them (FUSE_READDIRPLUS_AUTO).
-	attributes := in.Offset > 0 || fs.wanted.begin(fs.nodes.get(in.NodeId))
+	part := fs.beginPart(fs.handles.get(in.Fh), in.Offset, int(in.Size))
 	return fs.readDir(cancel, in, func(d fuse.DirEntry, dir *node, path string) bool {
 		eo := out.AddDirLookupEntry(d)
-		if eo == nil || !attributes {
-			return eo != nil
+		if eo == nil {
+			return false
+		}
+		part.add(d.Name)
+		if dir == nil || !part.any() {
+			return true
 		}
 		// The names may have changed since the directory was listed: what is true now counts. An entry without
-		// attributes ("." and ".." too) makes the kernel look it up if it needs to.
-		if e, valid, ok := fs.names.Known(path); ok && dir != nil && !fs.moves.leaves(path) {
-			if n := fs.nodes.bind(dir, d.Name, e, true, false); n != nil {
-				fs.entryOut(n, valid, eo)
-			}
+		// attributes makes the kernel look it up if it needs to.
+		e, valid, ok := fs.names.Known(path)
+		if !ok || !part.shows(&e) || fs.moves.leaves(path) {
+			return true
+		}
+		if n := fs.nodes.bind(dir, d.Name, e, true, false); n != nil {
+			fs.entryOut(n, valid, eo)
 		}
 		return true
 	})
