@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -73,10 +74,14 @@ type pageScanner struct {
 }
 
 func (p *pageScanner) blobs(page *blob.Page) {
+	all := len(p.rest)
 	for name := p.next(); name != nil; name = p.next() {
 		switch string(name) {
 		case "Blob":
 			page.Blobs = append(page.Blobs, p.blob())
+			if len(page.Blobs) == 1 { // the others take about as much of the document
+				page.Blobs = slices.Grow(page.Blobs, min(maxResults, len(p.rest)/(all-len(p.rest))))
+			}
 		case "BlobPrefix":
 			page.Prefixes = append(page.Prefixes, p.prefix())
 		default:

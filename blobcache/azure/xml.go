@@ -54,6 +54,9 @@ func (x *xmlScanner) next() []byte {
 		return nil
 	}
 	at := bytes.IndexByte(x.rest, '<')
+	if name, plain := x.plainTag(at); plain {
+		return name
+	}
 	end := x.tagEnd(at)
 	if end < 0 {
 		x.fail(io.ErrUnexpectedEOF)
@@ -82,6 +85,35 @@ func (x *xmlScanner) next() []byte {
 	}
 	x.open = append(x.open, name)
 	return name
+}
+
+// plainTag is next for a tag that begins at a place and is nothing but a name, as nearly all are: it looks at each byte once.
+func (x *xmlScanner) plainTag(at int) (name []byte, plain bool) {
+	if at < 0 || at+1 == len(x.rest) {
+		return nil, false
+	}
+	tag := x.rest[at+1:]
+	if tag[0] == '/' && len(x.open) > 0 {
+		name := x.open[len(x.open)-1]
+		if len(tag) < len(name)+2 || tag[len(name)+1] != '>' || !bytes.Equal(tag[1:len(name)+1], name) {
+			return nil, false
+		}
+		x.rest = tag[len(name)+2:]
+		x.close()
+		return nil, true
+	}
+	for i, c := range tag {
+		switch {
+		case 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '-':
+			continue
+		case c != '>' || i == 0:
+			return nil, false
+		}
+		x.rest, x.attrs = tag[i+1:], nil
+		x.open = append(x.open, tag[:i])
+		return tag[:i], true
+	}
+	return nil, false
 }
 
 func (x *xmlScanner) close() {
