@@ -97,6 +97,9 @@ func (n *Names) addPart(l *listing, p *packed) {
 	}
 }
 
+// lastLen returns the number of entries of the last part. Names.mu is held.
+func (l *listing) lastLen() int { return l.count - l.first[len(l.first)-1] }
+
 // usable reports whether a reader that begins now may use a listing. n.mu is held.
 func (n *Names) usable(l *listing) bool {
 	return n.timeout != 0 && !l.stale && l.cut == 0 && n.left(l.begun) > 0 && (l.walk == nil || l.done || !l.walk.dead)

@@ -283,6 +283,37 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// TestNextPage: the next page of a listing is asked for when half of the last one has been read, and not before.
+func TestNextPage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const page = 1000
+		s := newService()
+		for i := range 3 * page {
+			s.fill(t, fmt.Sprintf("d/%06d", i))
+		}
+		n, _ := newNames(t, s, time.Minute)
+		n.cont = smallPages{Container: s, max: page}
+		r, err := n.Open(t.Context(), "d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pos := 0
+		for _, step := range []struct{ names, requests int }{{10, 1}, {400, 1}, {600, 2}, {page, 2}, {page + 10, 2}, {page + 600, 3}} {
+			err := r.Read(t.Context(), pos, func(_ Named, next int) bool {
+				pos = next
+				return pos < step.names
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if got := s.Count("List"); got != step.requests {
+				t.Errorf("%d requests after %d names, want %d", got, step.names, step.requests)
+			}
+		}
+	})
+}
+
 // TestHidden: names that no path can express are left out, and counted once, however often they are listed.
 func TestHidden(t *testing.T) {
 	s := newService()
