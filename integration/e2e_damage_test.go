@@ -27,7 +27,7 @@ import (
 )
 
 // "Cached data carries checksums, which each mount compares when it reads something for the first time. What does not match
-// is fetched again and never read": whatever became of the files of a cache, and in whatever way they are read then.
+// is fetched again, never read or sent": whatever became of the files of a cache, and in whatever way they are read then.
 func TestMountDamagedCache(t *testing.T) {
 	rounds := 1
 	if mounttest.Long() {
@@ -46,6 +46,7 @@ func TestMountDamagedCache(t *testing.T) {
 		b.round(whileMounted, nil)
 		b.round(afterUse, nil)
 	}
+	b.round(beforeChanges, nil)
 	b.isWhole()
 	if !t.Failed() {
 		b.summary()
@@ -221,6 +222,8 @@ type moment int
 const (
 	beforeMount moment = iota
 	whileMounted
+	// beforeChanges is as beforeMount, and the files are changed before they are read: no damage may reach the service.
+	beforeChanges
 	// afterUse is while a mount has the cache in use that has compared it already. What that reads is not promised to be
 	// right; what the next one reads is.
 	afterUse
@@ -242,13 +245,18 @@ func (b *damageBench) round(when moment, flags []string) {
 		b.Unmount()
 	}
 	before := len(b.LogLines())
-	if when == beforeMount {
+	if when == beforeMount || when == beforeChanges {
 		b.damage()
 		b.damageUsage()
 	}
 	b.Mount(flags...)
-	if when == whileMounted {
+	switch when {
+	case whileMounted:
 		b.damage()
+	case beforeChanges:
+		for _, f := range b.files {
+			b.change(f)
+		}
 	}
 	b.readAll(b.random.Uint64())
 	b.Unmount()
@@ -257,7 +265,7 @@ func (b *damageBench) round(when moment, flags []string) {
 		switch n := named[f.name]; {
 		case f.kind == "" && n > 0:
 			b.t.Errorf("%s was not damaged, and the log says so", f.name)
-		case f.sure && n != 1:
+		case f.sure && n != 1 && when != beforeChanges: // a change reads no more than it needs
 			b.t.Errorf("%s (%d bytes, in part: %v): %s: %d lines of the log, want 1", f.name, len(f.want), f.part, f.kind, n)
 		case n > 1:
 			b.t.Errorf("%s: %s: %d lines of the log", f.name, f.kind, n)
@@ -269,6 +277,28 @@ func (b *damageBench) round(when moment, flags []string) {
 	if b.t.Failed() {
 		b.t.Fatalf("with %q", flags)
 	}
+}
+
+// change changes a file a little, and looks into the service.
+func (b *damageBench) change(f *cachedFile) {
+	b.t.Helper()
+	file := b.open(f.name, os.O_RDWR)
+	switch at := b.random.IntN(len(f.want)); b.random.IntN(3) {
+	case 0:
+		n := copy(f.want[at:], "changed")
+		_, err := file.WriteAt(f.want[at:at+n], int64(at))
+		must(b.t, err)
+	case 1:
+		_, err := file.WriteAt([]byte("added"), int64(len(f.want)))
+		must(b.t, err)
+		f.want = append(f.want, "added"...)
+	default:
+		f.want = f.want[:at+1]
+		must(b.t, file.Truncate(int64(at+1)))
+	}
+	must(b.t, file.Close())
+	f.part = false // what was cached is of another version
+	b.holds(f.name, f.want)
 }
 
 // damageNamed counts the lines that name a blob whose cached data is damaged.
