@@ -328,3 +328,27 @@ func TestRunTasksEnds(t *testing.T) {
 		t.Error("it ended without an error")
 	}
 }
+
+// A new report takes the place of the old one, and what people wrote below it stays.
+func TestWriteReport(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report.md")
+	for _, text := range []string{"first\n", "second\n"} {
+		if err := writeReport(path, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := ""
+		if text == "second\n" {
+			notes = "\n\nA note.\n"
+		}
+		if want := text + "\n" + byHand + notes; string(got) != want {
+			t.Errorf("the file holds %q, want %q", got, want)
+		}
+		if err := os.WriteFile(path, append(got, "\n\nA note.\n"...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

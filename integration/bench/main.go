@@ -13,9 +13,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -50,6 +52,9 @@ var (
 
 // reportFile is where --write puts the report, seen from the module's directory.
 const reportFile = "integration/BENCHMARKS.md"
+
+// byHand stands in the report file above what people have written about it, which stays.
+const byHand = "<!-- What follows is written by hand. -->"
 
 // minFree is the disk space that the largest workload takes at full scale: a copy of 10 GiB that goes through the
 // cache, which the workload is there to notice, and room for the cache to leave to others.
@@ -167,7 +172,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	if *write {
-		if err := os.WriteFile(reportFile, text.Bytes(), 0o644); err != nil {
+		if err := writeReport(reportFile, text.Bytes()); err != nil {
 			return err
 		}
 	}
@@ -175,6 +180,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return fmt.Errorf("%d of %d %w", n, len(r.lines)+len(r.findings), errMissed)
 	}
 	return nil
+}
+
+// writeReport replaces what the report file has above byHand.
+func writeReport(path string, text []byte) error {
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_, notes, _ := bytes.Cut(old, []byte(byHand))
+	return os.WriteFile(path, slices.Concat(text, []byte("\n"+byHand), notes), 0o644)
 }
 
 // makeVariables are the arguments of make that stand for the flags.
