@@ -39,7 +39,7 @@ const WholeMax = smallSlab
 // wrong with it is found again, and dealt with, by who reads the version. No lock is needed: should somebody take the file
 // for a staging file meanwhile, the checksum is not that of the bytes.
 func (c *Cache) readWhole(k key, buf []byte) bool {
-	fd, err := openFd(k.path(c.dir)+extBlob, unix.O_RDONLY)
+	fd, err := openFd(k.path(c.dir)+extBlob, unix.O_RDONLY|unix.O_NOATIME) // touchFd notes the use, less often
 	if err != nil {
 		return false
 	}

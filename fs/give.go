@@ -20,17 +20,18 @@ type pages interface {
 
 var _ pages = (*fuse.Server)(nil)
 
-// give gives the content of a file to the kernel, once for each node. What it cannot give is read.
-func (fs *fileSystem) give(n *node, f *blobcache.File) {
+// give gives the content of a file to the kernel, once for each node. It reports whether the cache had it now; what it
+// cannot give is read.
+func (fs *fileSystem) give(n *node, f *blobcache.File) bool {
 	if fs.pages == nil || !n.giving.TryLock() {
-		return // or somebody else is giving it
+		return false // or somebody else is giving it
 	}
 	defer n.giving.Unlock()
 	if n.given {
-		return
+		return false
 	}
 	n.given = true
-	f.Whole(func(b []byte) {
+	return f.Whole(func(b []byte) {
 		if s := fs.pages.InodeNotifyStoreCache(n.id, 0, b); s != fuse.OK {
 			fs.log.Debug("kernel does not take the content of a file, it reads it", "blob", f.Name(), "errno", s.String())
 		}

@@ -105,3 +105,27 @@ func TestGiveBeforeWrites(t *testing.T) {
 		t.Errorf("the file holds %q", got)
 	}
 }
+
+// Opens of files that were given begin no walk through their directory; others do, and then those that were fetched ahead
+// count.
+func TestGiveWithoutWalk(t *testing.T) {
+	k, _, id := newGiven(t, "content")
+	walks := k.fs.prefetch.dirs
+	k.fs.prefetch.slots = make(chan struct{}, 1)
+	k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+	if len(walks) != 0 {
+		t.Error("a cached file has begun a walk")
+	}
+	k.put("other", "not cached")
+	other := k.lookup(fuse.FUSE_ROOT_ID, "other")
+	k.close(other, k.mustOpen(other, syscall.O_RDONLY))
+	k.put("third", "cached by now")
+	third := k.lookup(fuse.FUSE_ROOT_ID, "third")
+	if err := k.fs.cache.Prefetch(t.Context(), k.fs.cont, k.nodes[third].properties()); err != nil {
+		t.Fatal(err)
+	}
+	k.close(third, k.mustOpen(third, syscall.O_RDONLY))
+	if w := walks[k.fs.nodes.root]; w == nil || w.opens != 2 {
+		t.Errorf("the walk is %v", w)
+	}
+}

@@ -130,7 +130,7 @@ func (fs *fileSystem) readSilent(ctx *request, in *fuse.ReadIn, buf []byte) (fus
 	f, first := fs.readers.get(n)
 	defer fs.release(n, f, false)
 	if first {
-		fs.prefetch.opened(n)
+		fs.prefetch.opened(n, false)
 	}
 	d, err := f.Read(ctx, buf, int64(in.Offset))
 	if err != nil {

@@ -90,14 +90,18 @@ func newPrefetcher(ctx context.Context, v *view, slots int) *prefetcher {
 	return &prefetcher{v: v, ctx: ctx, slots: make(chan struct{}, slots), dirs: map[*node]*walker{}}
 }
 
-// opened notes an open, or a first read, of a file.
-func (p *prefetcher) opened(n *node) {
+// opened notes an open, or a first read, of a file. One that was in the cache whole begins no walk: to find out that nothing
+// is to be fetched, the directory would be gone through.
+func (p *prefetcher) opened(n *node, cached bool) {
 	if cap(p.slots) == 0 || n.properties().Size > blobcache.SmallSize {
 		return
 	}
 	dir, name := p.v.nodes.place(n)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if cached && p.dirs[dir] == nil {
+		return
+	}
 	w := p.walker(dir)
 	if w.seen[name] {
 		return

@@ -236,7 +236,6 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	if fs.silent(n) {
 		return fuse.ENOSYS // the kernel does not ask again
 	}
-	fs.prefetch.opened(n)
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
 	if write {
@@ -251,9 +250,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 		return fs.status("open", n, "", err)
 	}
 	fs.opened(n, f, write, out)
-	if !write {
-		fs.give(n, f)
-	}
+	fs.prefetch.opened(n, !write && fs.give(n, f))
 	return fuse.OK
 }
 
