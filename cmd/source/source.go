@@ -226,7 +226,8 @@ func checkContainer(name string) error {
 	return nil
 }
 
-// cleanPrefix makes the prefix end with a slash, and refuses one below which no path could lead to a blob.
+// cleanPrefix makes the prefix end with a slash, and refuses one below which no path could lead to a blob, or to one of another
+// name: see blob.CheckName.
 func cleanPrefix(prefix string) (string, error) {
 	prefix = strings.TrimSuffix(prefix, "/")
 	if prefix == "" {
@@ -239,10 +240,22 @@ func cleanPrefix(prefix string) (string, error) {
 		case ".", "..":
 			return "", errors.New("the prefix has a part that is '.' or '..'")
 		}
+		if strings.HasSuffix(segment, ".") {
+			return "", errors.New("the prefix has a part that ends with a dot, which the service drops")
+		}
+	}
+	if strings.Contains(prefix, `\`) {
+		return "", errors.New("the prefix has a backslash, which the service makes a slash: write a slash")
 	}
 	// One character is for the slash, one for the shortest name below.
 	if blob.NameLength(prefix)+2 > blob.MaxNameLength {
 		return "", fmt.Errorf("the prefix is longer than %d characters, the most that the name of a blob can have", blob.MaxNameLength-2)
+	}
+	if strings.Count(prefix, "/")+1 >= blob.MaxSegments {
+		return "", fmt.Errorf("the prefix has more than %d parts, the most that the name of a blob can have above its last", blob.MaxSegments-1)
+	}
+	if blob.CheckName("", prefix) != nil {
+		return "", errors.New("the prefix has a character that names of blobs cannot have")
 	}
 	return prefix + "/", nil
 }

@@ -155,6 +155,12 @@ func TestParseRefuses(t *testing.T) {
 		{"az://data/../a", "'.' or '..'"},
 		{"az://data/" + strings.Repeat("a", 1023), "longer than 1022"},
 		{"az://data/a\nb", "control characters"},
+		{`az://data/a\b`, "backslash, which the service makes a slash: write a slash"},
+		{"az://data/a./b", "a part that ends with a dot, which the service drops"},
+		{"az://data/a.", "a part that ends with a dot, which the service drops"},
+		{"az://data/\ue000", "a character that names of blobs cannot have"},
+		{"az://data/\xff", "a character that names of blobs cannot have"},
+		{"az://data/" + strings.Repeat("a/", 254), "more than 253 parts"},
 		{"azblob://data?prefix=a", "container name"},
 
 		{"abfss://@acct1.dfs.core.windows.net/a", "container name"},
@@ -178,6 +184,7 @@ func TestParseRefuses(t *testing.T) {
 		{"azureml://datastores/", "name of the datastore is not valid"},
 		{"azureml://datastores/a.b/paths/p", "name of the datastore is not valid"},
 		{"azureml://datastores/d/paths/a//b", "two slashes"},
+		{`azureml://datastores/d/paths/a\b`, "backslash"},
 
 		{"https://acct1.blob.core.windows.net/", "names no container"},
 		{"https://acct1.blob.core.windows.net/page.html", "container name"},
