@@ -85,11 +85,12 @@ type Cache struct {
 	// background counts the uploads ahead of a commit, for Close.
 	background sync.WaitGroup
 
-	mu       sync.Mutex         // guards what is below
-	versions map[key]*version   // open ones
-	moves    map[key]*moves     // changes of a name or an ETag by our own doing that are under way
-	files    map[*File]struct{} // dirty ones
-	stagers  map[*File]struct{} // those with a staging file
+	mu       sync.Mutex            // guards what is below
+	versions map[key]*version      // open ones
+	moves    map[key]*moves        // changes of a name or an ETag by our own doing that are under way
+	files    map[*File]struct{}    // dirty ones
+	stagers  map[*File]struct{}    // those with a staging file
+	renames  map[string]*dirRename // of directories, that are not finished, by the paths of their journals
 	spares   []spare
 	closed   bool
 
@@ -117,7 +118,7 @@ func Open(cfg Config) (*Cache, error) {
 	}
 	c := &Cache{
 		dir: cfg.Dir, log: cfg.Log, blockSize: cfg.BlockSize, now: time.Now,
-		versions: map[key]*version{}, moves: map[key]*moves{}, checked: map[key]uint64{}, files: map[*File]struct{}{},
+		versions: map[key]*version{}, moves: map[key]*moves{}, checked: map[key]uint64{}, files: map[*File]struct{}{}, renames: map[string]*dirRename{},
 		stagers:   map[*File]struct{}{},
 		downloads: make(semaphore, cfg.Connections), uploads: make(semaphore, cfg.Connections),
 		inBackground: make(semaphore, cfg.Connections),

@@ -80,6 +80,7 @@ func (c *Cache) RenameDir(ctx context.Context, cont blob.Container, r DirRename)
 		h.release(moved)
 	}
 	if d.j != nil {
+		d.setActive(false)
 		d.j.close() // if anything is left to do, another process may
 	}
 	return err
@@ -98,11 +99,13 @@ type dirRename struct {
 
 	copied, deleted, changed atomic.Int64
 
-	mu    sync.Mutex // guards what is below
-	j     *journal
-	path  string // of j
-	state renameState
-	held  map[string]*heldFile
+	mu     sync.Mutex // guards what is below
+	j      *journal
+	path   string // of j
+	state  renameState
+	held   map[string]*heldFile
+	active bool  // somebody works with it
+	failed error // why nobody does
 }
 
 // heldFile is a File that cannot be committed as long as its blob is being renamed.
@@ -235,6 +238,9 @@ func passing(err error) bool {
 
 // postponed says what the next mount has to do, and returns the error.
 func (d *dirRename) postponed(state string, err error) error {
+	d.mu.Lock()
+	d.failed = err
+	d.mu.Unlock()
 	level := slog.LevelError
 	if d.late && d.c.ctx.Err() != nil {
 		level = slog.LevelInfo // it was this mount's turn, and that ends
@@ -321,8 +327,11 @@ func (d *dirRename) begin(h renameHeader) error {
 	}
 	if err != nil {
 		d.end()
+		return err
 	}
-	return err
+	d.active = true
+	d.c.noteRename(d)
+	return nil
 }
 
 // decide notes, on the disk, in which direction the rename goes from now on.
@@ -350,6 +359,9 @@ func (d *dirRename) end() {
 		d.c.log.Warn("journal of a finished rename cannot be deleted", "journal", d.path, "error", err)
 	}
 	d.j.close()
+	d.c.mu.Lock()
+	delete(d.c.renames, d.path)
+	d.c.mu.Unlock()
 }
 
 // copyAll copies what is listed below the directory, and was not planned yet.

@@ -26,6 +26,7 @@ func (c *Cache) LeftRenames(cont blob.Container) ([]LeftRename, error) {
 	var out []LeftRename
 	for _, d := range found {
 		out = append(out, LeftRename{d.From, d.To, d.path})
+		c.noteRename(d)
 		d.j.close()
 	}
 	return out, err
@@ -44,6 +45,7 @@ func (c *Cache) RecoverRenames(ctx context.Context, cont blob.Container, hold fu
 	releases := make([]func(), len(found))
 	for i, d := range found {
 		releases[i] = hold(d.From, d.To)
+		c.noteRename(d)
 	}
 	done := make(chan struct{})
 	c.background.Go(func() {
@@ -126,7 +128,11 @@ func (c *Cache) openRename(f *os.File, path string, cont blob.Container) *dirRen
 
 // recover finishes a rename.
 func (d *dirRename) recover(ctx context.Context) {
-	defer d.j.close()
+	d.setActive(true)
+	defer func() {
+		d.setActive(false)
+		d.j.close()
+	}()
 	var rest []renamedBlob // the last page
 	err := d.pages(func(_ int64, blobs []renamedBlob) error {
 		rest = slices.Clone(blobs)
@@ -141,6 +147,9 @@ func (d *dirRename) recover(ctx context.Context) {
 		err = d.j.file.Truncate(d.j.size) // what is cut off must not be taken for a record
 	}
 	if err != nil {
+		d.mu.Lock()
+		d.failed = err
+		d.mu.Unlock()
 		d.c.log.Error("journal of a rename cannot be used", "journal", d.path, "error", err)
 		return
 	}

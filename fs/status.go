@@ -52,6 +52,20 @@ type Status struct {
 	UnsavedFiles int       `json:"unsaved_files"` // files that the service does not have all of
 	UnsavedBytes int64     `json:"unsaved_bytes"` // their sizes
 	Unsaved      []Unsaved `json:"unsaved"`       // the oldest of them, at most 100
+
+	UnfinishedRenames int      `json:"unfinished_renames"` // of directories, that are under way or were left
+	Renames           []Rename `json:"renames"`            // the oldest of them, at most 10
+}
+
+// Rename is the rename of a directory that is not finished.
+type Rename struct {
+	From   string    `json:"from"` // relative to the mount
+	To     string    `json:"to"`
+	State  string    `json:"state"` // copying, deleting (the old names), or going back
+	Blobs  int64     `json:"blobs"` // to rename, as far as they were listed
+	Began  time.Time `json:"began"`
+	Active bool      `json:"active"`          // this mount works on it; else the next one goes on
+	Error  string    `json:"error,omitempty"` // why it does not
 }
 
 // Credential is what there is to say of the credential in use. It has no secret.
@@ -78,6 +92,7 @@ type Unsaved struct {
 // The bounds of what a Status lists.
 const (
 	maxUnsaved   = 100
+	maxRenames   = 10
 	maxErrorText = 300 // bytes
 )
 
@@ -109,7 +124,22 @@ func (fs *fileSystem) report() Status {
 	names := fs.names.Statistics()
 	s.Names, s.Directories, s.NamesUsed, s.NamesMemory = names.Names, names.Directories, names.Bytes, names.Limit
 	s.addUnsaved(fs.cache.Unsaved())
+	s.addRenames(fs.cache.Renames(fs.cont))
 	return s
+}
+
+// addRenames counts the renames, and lists the oldest.
+func (s *Status) addRenames(all []blobcache.Rename) {
+	s.UnfinishedRenames, s.Renames = len(all), []Rename{}
+	for _, r := range all[:min(len(all), maxRenames)] {
+		s.Renames = append(s.Renames, Rename{r.From, r.To, r.Step.String(), r.Blobs, r.Began, r.InUse, shortText(r.Reason)})
+	}
+}
+
+// shortText makes one line of an error.
+func shortText(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	return strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
 }
 
 // addUnsaved counts the files, and lists the oldest.
@@ -125,20 +155,24 @@ func (s *Status) addUnsaved(files []blobcache.Unsaved) {
 		}
 		u := Unsaved{Name: f.Name, ID: f.ID, Bytes: f.Size, Since: f.Since, Open: f.Open, Acked: f.Acked, Lost: f.Lost}
 		if f.Err != nil {
-			text := strings.Join(strings.Fields(f.Err.Error()), " ")
-			u.Error = strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
+			u.Error = shortText(f.Err.Error())
 		}
 		s.Unsaved = append(s.Unsaved, u)
 	}
 }
 
-// encodeStatus writes a Status in MaxStatus bytes at most: the names of 100 files can be longer than that.
+// encodeStatus writes a Status in MaxStatus bytes at most: the names of 100 files can be longer than that, and those of 10
+// directories.
 func encodeStatus(s Status) (string, error) {
 	for {
 		text, err := json.Marshal(s)
-		if err != nil || len(text) <= MaxStatus || len(s.Unsaved) == 0 {
+		switch {
+		case err != nil || len(text) <= MaxStatus:
 			return string(text), err
+		case len(s.Renames) > 2: // two take 25 KiB at most
+			s.Renames = s.Renames[:2]
+		default:
+			s.Unsaved = s.Unsaved[:len(s.Unsaved)/2]
 		}
-		s.Unsaved = s.Unsaved[:len(s.Unsaved)/2]
 	}
 }

@@ -66,7 +66,16 @@ func TestStatusFits(t *testing.T) {
 			Err: errors.New(strings.Repeat("é ", 400)),
 		})
 	}
+	var renames []blobcache.Rename
+	for range 12 {
+		long := strings.Repeat("<", 1000)
+		renames = append(renames, blobcache.Rename{From: long, To: long, Step: blobcache.RenameDeleting, Reason: strings.Repeat("é ", 400)})
+	}
 	s := Status{}
+	s.addRenames(renames)
+	if s.UnfinishedRenames != 12 || len(s.Renames) != maxRenames || s.Renames[0].State != "deleting" || len(s.Renames[0].Error) > maxErrorText {
+		t.Errorf("%d renames, %d listed, the first %.300v", s.UnfinishedRenames, len(s.Renames), s.Renames[0])
+	}
 	s.addUnsaved(files)
 	if s.UnsavedFiles != 250 || s.UnsavedBytes != 250_000 || len(s.Unsaved) != maxUnsaved || !strings.HasPrefix(s.Unsaved[0].Name, "249") {
 		t.Errorf("%d files, %d bytes, %d listed", s.UnsavedFiles, s.UnsavedBytes, len(s.Unsaved))
@@ -79,7 +88,8 @@ func TestStatusFits(t *testing.T) {
 		t.Fatalf("%d bytes, %v", len(text), err)
 	}
 	var got Status
-	if err := json.Unmarshal([]byte(text), &got); err != nil || len(got.Unsaved) == 0 || got.UnsavedFiles != 250 {
-		t.Errorf("%d of %d are listed, %v", len(got.Unsaved), got.UnsavedFiles, err)
+	if err := json.Unmarshal([]byte(text), &got); err != nil || len(got.Unsaved) == 0 || got.UnsavedFiles != 250 ||
+		len(got.Renames) == 0 || got.UnfinishedRenames != 12 {
+		t.Errorf("%d of %d files and %d of %d renames are listed, %v", len(got.Unsaved), got.UnsavedFiles, len(got.Renames), got.UnfinishedRenames, err)
 	}
 }

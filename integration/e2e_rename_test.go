@@ -159,3 +159,47 @@ func TestMountRenameKilled(t *testing.T) {
 		t.Errorf("only %d of %d kills were in the middle of a rename", interrupted, kills)
 	}
 }
+
+// A rename of a directory that is under way is in `status`; one that a crash has left is in `recover list`, and in `status` of
+// a mount that cannot go on with it, until one does.
+func TestMountRenameIsShown(t *testing.T) {
+	b := newRenameBench(t)
+	b.server.SetShape(blobserver.Shape{Latency: 10 * renameLatency}) // it takes seconds, and status no request
+	done := make(chan error)
+	go func() { done <- os.Rename(b.path("one"), b.path("two")) }()
+	shows := func(what string, want bool, text []string, args ...string) {
+		t.Helper()
+		r := b.Run(args...)
+		for _, x := range text {
+			if r.Status != 0 || strings.Contains(r.Stdout, x) != want {
+				t.Errorf("%s: %q shown: want %v; status %d, %s%s", what, x, want, r.Status, r.Stdout, r.Stderr)
+			}
+		}
+	}
+	list := []string{"recover", "--cache-dir", b.Cache, "list"}
+	for deadline := time.Now().Add(drainBound); !strings.Contains(b.Run("status", b.Dir).Stdout, "renames of directories"); {
+		if time.Now().After(deadline) {
+			t.Fatal("status does not show the rename")
+		}
+	}
+	shows("under way", true, []string{`"one"  to "two"`, "copying", "Leave it mounted: they end by themselves."}, "status", b.Dir)
+	shows("under way", true, []string{"copying, in use", "in use: a mount works on it"}, list...)
+	b.Signal(syscall.SIGKILL)
+	if err := <-done; err == nil {
+		t.Error("it was not in the middle")
+	}
+	b.Unmount()
+	b.server.SetShape(blobserver.Shape{})
+	shows("left", true, []string{`"one"`, `"two"`, "copying", "the next mount copies the rest"}, list...)
+	shows("left", false, []string{"in use", "Nothing is left"}, list...)
+	shows("left", true, []string{`"state": "rename copying"`, `"from": "one"`, `"to": "two"`}, append(list, "--json")...)
+	b.Mount("--read-only")
+	shows("mounted for reading", true, []string{`"one"  to "two"`, "nobody works on it", "and without --read-only."}, "status", b.Dir)
+	b.Unmount()
+	b.mount()
+	if b.judge(); b.at != "two" {
+		t.Errorf("all is under %q", b.at)
+	}
+	shows("finished", false, []string{"renames of directories"}, "status", b.Dir)
+	shows("finished", true, []string{"Nothing is left in "}, list...)
+}

@@ -27,7 +27,8 @@ type recoverCommand struct {
 	help                             bool
 }
 
-const recoverUsage = `blobmount recover shows and saves the files that a mount could not save before it ended.
+const recoverUsage = `blobmount recover shows and saves the files that a mount could not save before it ended, and shows renames of
+directories that are not finished, which a mount goes on with.
 
   blobmount recover [flags] list            show them
   blobmount recover [flags] save ID PATH    write the content to PATH, or to standard output for -

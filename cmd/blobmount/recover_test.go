@@ -103,6 +103,37 @@ C    unreadable  0B       2026-01-02 03:04:05  -                                
 	}
 }
 
+func TestRecoverRenames(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
+	var out bytes.Buffer
+	err := writeLeftRenames(&out, []blobcache.Rename{
+		{Step: blobcache.RenameCopying, InUse: true, Container: "https://a.example/data", From: "a", To: "b", Blobs: 3, Began: at, Journal: "/c/renames/A.journal"},
+		{Step: blobcache.RenameDeleting, Container: "https://a.example/data/pre/", From: "x y", To: "d/z", Blobs: 5000, Began: at, Journal: "/c/renames/B.journal"},
+		{Step: blobcache.RenameUnreadable, Reason: "no header", Began: at, Journal: "/c/renames/C.journal"},
+	})
+	want := `Renames of directories that are not finished:
+STATE            BEGUN                BLOBS  CONTAINER                    FROM   TO     JOURNAL
+copying, in use  2026-01-02 03:04:05  3      https://a.example/data       "a"    "b"    /c/renames/A.journal
+deleting         2026-01-02 03:04:05  5000   https://a.example/data/pre/  "x y"  "d/z"  /c/renames/B.journal
+unreadable       2026-01-02 03:04:05  0      -                            -      -      /c/renames/C.journal
+
+in use: a mount works on it, and finishes it by itself
+deleting: all is under the new name, and some is under the old one too: the next mount deletes that
+unreadable: its journal is damaged, or of another version of blobmount: use that version, or compare both names and delete the journal
+The next mount is one of the container with this cache directory and without --read-only.
+`
+	if err != nil || out.String() != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, out.String(), want)
+	}
+	// Each step says what to do.
+	for s := blobcache.RenameCopying; s <= blobcache.RenameUnreadable; s++ {
+		out.Reset()
+		if err := writeLeftRenames(&out, []blobcache.Rename{{Step: s}}); err != nil || !strings.Contains(out.String(), "\n"+s.String()+": ") {
+			t.Errorf("%v: %v, %s", s, err, out.String())
+		}
+	}
+}
+
 func TestHumanSize(t *testing.T) {
 	for n, want := range map[int64]string{
 		0: "0B", 1023: "1023B", 1024: "1.00KiB", 10 << 10: "10.0KiB", 999 << 10: "999KiB", 1<<20 - 1: "1.00MiB", 100 << 30: "100GiB", 1 << 62: "4096PiB",

@@ -29,6 +29,30 @@ type leftJSON struct {
 	PID       int       `json:"pid"` // of the process that wrote it
 }
 
+// renameJSON is an element of `recover list --json` too: the rename of a directory, whose state begins with "rename".
+type renameJSON struct {
+	State     string    `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	Container string    `json:"container"` // URL, with the prefix of the mount
+	From      string    `json:"from"`      // relative to that
+	To        string    `json:"to"`
+	Blobs     int64     `json:"blobs"` // to rename, as far as they were listed
+	Began     time.Time `json:"began"`
+	PID       int       `json:"pid"` // of the process that began it
+	Journal   string    `json:"journal"`
+}
+
+// stepAdvice says what each step of a rename means and what to do.
+var stepAdvice = []struct {
+	step blobcache.RenameStep
+	text string
+}{
+	{blobcache.RenameCopying, "all is under the old name, and some of it is copied: the next mount copies the rest, and deletes the old names"},
+	{blobcache.RenameDeleting, "all is under the new name, and some is under the old one too: the next mount deletes that"},
+	{blobcache.RenameGoingBack, "it failed, all is under the old name, and copies are under the new one: the next mount deletes them"},
+	{blobcache.RenameUnreadable, "its journal is damaged, or of another version of blobmount: use that version, or compare both names and delete the journal"},
+}
+
 // adviceOn says what each state means and what to do.
 var adviceOn = []struct {
 	state blobcache.LeftState
@@ -47,18 +71,77 @@ func (c *recoverCommand) list(_ context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
+	renames, err := blobcache.ListRenames(c.cacheDir)
+	if err != nil {
+		return fmt.Errorf("cannot read which renames are left in %s: %w", c.cacheDir, err)
+	}
 	if c.json {
-		out := make([]leftJSON, 0, len(all))
+		out := make([]any, 0, len(all)+len(renames))
 		for _, l := range all {
 			out = append(out, leftJSON{l.ID, l.State.String(), l.Reason, blobURL(l), l.Container, l.Name, l.Size, l.Here, l.Only, l.Changed, l.PID})
 		}
+		for _, r := range renames {
+			out = append(out, renameJSON{"rename " + stepText(r), r.Reason, r.Container, r.From, r.To, r.Blobs, r.Began, r.PID, r.Journal})
+		}
 		return writeJSON(c.stdout, out)
 	}
-	if len(all) == 0 {
+	if len(all)+len(renames) == 0 {
 		_, err := fmt.Fprintf(c.stdout, "Nothing is left in %s.\n", c.cacheDir)
 		return err
 	}
-	return writeLeft(c.stdout, all)
+	if len(all) > 0 {
+		if err := writeLeft(c.stdout, all); err != nil || len(renames) == 0 {
+			return err
+		}
+		fmt.Fprintln(c.stdout)
+	}
+	return writeLeftRenames(c.stdout, renames)
+}
+
+// stepText says how far a rename is, and whether somebody works on it.
+func stepText(r blobcache.Rename) string {
+	if r.InUse {
+		return r.Step.String() + ", in use"
+	}
+	return r.Step.String()
+}
+
+// writeLeftRenames writes a table of renames of directories, and a line for each step that occurs in it.
+func writeLeftRenames(w io.Writer, all []blobcache.Rename) error {
+	fmt.Fprintln(w, "Renames of directories that are not finished:")
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "STATE\tBEGUN\tBLOBS\tCONTAINER\tFROM\tTO\tJOURNAL")
+	used, idle := false, map[blobcache.RenameStep]bool{}
+	for _, r := range all {
+		if used = used || r.InUse; !r.InUse {
+			idle[r.Step] = true
+		}
+		from, to := fmt.Sprintf("%q", r.From), fmt.Sprintf("%q", r.To)
+		if r.Step == blobcache.RenameUnreadable {
+			from, to = "-", "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", stepText(r), r.Began.Local().Format(time.DateTime), r.Blobs,
+			cmp.Or(r.Container, "-"), from, to, r.Journal)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	if used {
+		fmt.Fprintln(w, "in use: a mount works on it, and finishes it by itself")
+	}
+	for _, a := range stepAdvice {
+		if idle[a.step] {
+			fmt.Fprintf(w, "%s: %s\n", a.step, a.text)
+		}
+	}
+	delete(idle, blobcache.RenameUnreadable)
+	if len(idle) > 0 {
+		if _, err := fmt.Fprintln(w, "The next mount is one of the container with this cache directory and without --read-only."); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeJSON(w io.Writer, v any) error {

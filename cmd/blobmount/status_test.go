@@ -64,6 +64,11 @@ func TestStatusText(t *testing.T) {
 			{Name: "c", Bytes: 2048, Since: now.Add(-time.Second), Open: true},
 			{Name: "d", Bytes: 1, Since: now, Lost: true},
 		},
+		UnfinishedRenames: 3,
+		Renames: []fs.Rename{
+			{From: "a b", To: "c", State: "deleting", Blobs: 70, Began: now.Add(-time.Hour), Error: "blob is leased"},
+			{From: "d", To: "e", State: "copying", Blobs: 5000, Began: now.Add(-time.Second), Active: true},
+		},
 	}
 	var out bytes.Buffer
 	if err := writeStatus(&out, []mountStatus{{MountPoint: "/mnt", Status: &s}, {MountPoint: "/dead", Error: "it is dead"}}, now); err != nil {
@@ -88,12 +93,23 @@ func TestStatusText(t *testing.T) {
     and 100 more
   Leave it mounted: what is closed is tried again until the service takes it. What remains at an unmount is kept in /c.
   Another writer was faster for some: when they are closed, see blobmount recover --cache-dir /c list
+  renames of directories that are not finished: 3
+    "a b"  to "c"  for 1h  70 blobs    deleting, nobody works on it: blob is leased
+    "d"    to "e"  for 1s  5000 blobs  copying
+    and 1 more
+  What nobody works on is finished by the next mount of az://data with --cache-dir /c and without --read-only.
 
 /dead
   it is dead
 `
 	if got := out.String(); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	s.UnsavedFiles, s.Renames = 0, s.Renames[1:]
+	out.Reset()
+	if err := writeStatus(&out, []mountStatus{{MountPoint: "/mnt", Status: &s}}, now); err != nil ||
+		!strings.Contains(out.String(), "nothing\n  renames") || !strings.Contains(out.String(), "Leave it mounted: they end by themselves.\n") {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 	if got := credentialText(s.Credential, now.Add(time.Hour)); !strings.HasSuffix(got, "EXPIRED 58m30s ago") {
 		t.Errorf("after the end: %s", got)

@@ -75,13 +75,51 @@ func writeMount(w io.Writer, path string, s *fs.Status, now time.Time) error {
 	}
 	if s.UnsavedFiles == 0 {
 		line("not saved", "nothing")
-		return t.Flush()
+	} else {
+		line("not saved", "%s, %s", files(s.UnsavedFiles), humanSize(s.UnsavedBytes))
 	}
-	line("not saved", "%s, %s", files(s.UnsavedFiles), humanSize(s.UnsavedBytes))
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	return writeUnsaved(w, s, now)
+	if s.UnsavedFiles > 0 {
+		if err := writeUnsaved(w, s, now); err != nil {
+			return err
+		}
+	}
+	if s.UnfinishedRenames > 0 {
+		return writeRenames(w, s, now)
+	}
+	return nil
+}
+
+// writeRenames writes a table of the renames of directories that are not finished, and what to do.
+func writeRenames(w io.Writer, s *fs.Status, now time.Time) error {
+	fmt.Fprintf(w, "  renames of directories that are not finished: %d\n", s.UnfinishedRenames)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	idle := false
+	for _, r := range s.Renames {
+		state := r.State
+		if !r.Active {
+			idle = true
+			state += ", nobody works on it"
+		}
+		if r.Error != "" {
+			state += ": " + r.Error
+		}
+		fmt.Fprintf(t, "    %q\tto %q\tfor %s\t%d blobs\t%s\n", r.From, r.To, durationText(now.Sub(r.Began).Round(time.Second)), r.Blobs, state)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if more := s.UnfinishedRenames - len(s.Renames); more > 0 {
+		fmt.Fprintf(w, "    and %d more\n", more)
+	}
+	if !idle {
+		_, err := fmt.Fprintln(w, "  Leave it mounted: they end by themselves.")
+		return err
+	}
+	_, err := fmt.Fprintf(w, "  What nobody works on is finished by the next mount of %s with --cache-dir %s and without --read-only.\n", s.Source, s.CacheDir)
+	return err
 }
 
 // credentialText says how old the credential is, when it was looked for, and when it ends.
