@@ -97,8 +97,14 @@ func (n *Names) addPart(l *listing, p *packed) {
 	}
 }
 
-// lastLen returns the number of entries of the last part. Names.mu is held.
-func (l *listing) lastLen() int { return l.count - l.first[len(l.first)-1] }
+// nextAt returns the position from which on a reader makes the next page be asked for: half of the first page, since many
+// want only a few names, and then the beginning of the last. Names.mu is held.
+func (l *listing) nextAt() int {
+	if len(l.first) == 1 {
+		return l.count / 2
+	}
+	return l.first[len(l.first)-1]
+}
 
 // usable reports whether a reader that begins now may use a listing. n.mu is held.
 func (n *Names) usable(l *listing) bool {

@@ -283,12 +283,13 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestNextPage: the next page of a listing is asked for when half of the last one has been read, and not before.
+// TestNextPage: the second page of a listing is asked for when half of the first has been read, and not before, each further
+// one when somebody reads beyond the page before.
 func TestNextPage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const page = 1000
 		s := newService()
-		for i := range 3 * page {
+		for i := range 4 * page {
 			s.fill(t, fmt.Sprintf("d/%06d", i))
 		}
 		n, _ := newNames(t, s, time.Minute)
@@ -298,7 +299,7 @@ func TestNextPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		pos := 0
-		for _, step := range []struct{ names, requests int }{{10, 1}, {400, 1}, {600, 2}, {page, 2}, {page + 10, 2}, {page + 600, 3}} {
+		for _, step := range []struct{ names, requests int }{{10, 1}, {400, 1}, {600, 2}, {page - 100, 2}, {page + 10, 3}, {2*page - 100, 3}, {2*page + 10, 4}} {
 			err := r.Read(t.Context(), pos, func(_ Named, next int) bool {
 				pos = next
 				return pos < step.names

@@ -171,8 +171,8 @@ func (r *Reader) copy(entries []Named, pos int) (_ []Named, next []int, more boo
 		}
 	}
 	switch {
-	case !l.done && len(entries) > 0 && at >= l.count-l.lastLen()/2 && l.walk == nil:
-		r.n.start(l) // the kernel has work for a part of what the next page takes; who wants only a few names is gone by now
+	case !l.done && len(entries) > 0 && at >= l.nextAt() && l.walk == nil:
+		r.n.start(l) // the kernel has work for a part of what the next page takes
 	case l.done && len(entries) == 0:
 		if r.tail == nil {
 			r.tail = r.others()
