@@ -108,6 +108,7 @@ func (v *view) truncate(ctx context.Context, n *node, f *blobcache.File, size in
 	if f.State().Size == size {
 		return nil
 	}
+	n.keepOut() // O_TRUNC goes with O_RDONLY too
 	v.dirty(n)
 	return f.Truncate(ctx, size)
 }

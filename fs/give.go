@@ -11,7 +11,7 @@ import (
 // takes a quarter less time so.
 //
 // The notification waits for pages that are being read. Their reads are answered without a lock of this file, so that it
-// cannot wait for ever. Bytes that are given must be what the file holds, so nobody may begin to write meanwhile.
+// cannot wait for ever. Bytes that are given must be what the file holds, so nobody may begin to change it meanwhile.
 
 // pages is what go-fuse's Server offers.
 type pages interface {
@@ -38,7 +38,7 @@ func (fs *fileSystem) give(n *node, f *blobcache.File) bool {
 	})
 }
 
-// keepOut lets nothing be given any more: somebody is about to write. It waits for what is being given.
+// keepOut lets nothing be given any more: somebody is about to change the content. It waits for what is being given.
 func (n *node) keepOut() {
 	n.giving.Lock()
 	n.given = true

@@ -80,29 +80,38 @@ func TestGiveNothingToWriters(t *testing.T) {
 	}
 }
 
-// Who is about to write waits until the kernel has what it is being given: it would come on top of what is written.
+// Who is about to change a file waits until the kernel has what it is being given: it would come on top of the change.
 func TestGiveBeforeWrites(t *testing.T) {
-	k, p, id := newGiven(t, "content")
-	opened := make(chan struct{})
-	var fh uint64
-	var s fuse.Status
-	p.during = func() {
-		go func() {
-			fh, s = k.open(id, syscall.O_WRONLY|syscall.O_TRUNC)
-			close(opened)
-		}()
-		select {
-		case <-opened:
-			t.Error("a writer could begin")
-		case <-time.After(100 * time.Millisecond): // it cannot come, however long the wait
+	for _, flags := range []uint32{syscall.O_RDWR, syscall.O_WRONLY | syscall.O_TRUNC, syscall.O_RDONLY | syscall.O_TRUNC} {
+		k, p, id := newGiven(t, "content")
+		opened := make(chan struct{})
+		var fh uint64
+		var s fuse.Status
+		p.during = func() {
+			go func() {
+				fh, s = k.open(id, flags)
+				close(opened)
+			}()
+			select {
+			case <-opened:
+				t.Errorf("flags %#x: the change could begin", flags)
+			case <-time.After(100 * time.Millisecond): // it cannot come, however long the wait
+			}
 		}
-	}
-	k.close(id, k.mustOpen(id, syscall.O_RDONLY))
-	if <-opened; s != fuse.OK || k.close(id, fh) != fuse.OK {
-		t.Fatal("open or close of the writer failed")
-	}
-	if got := k.get("file"); got != "" {
-		t.Errorf("the file holds %q", got)
+		k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+		if <-opened; s != fuse.OK {
+			t.Fatal(s)
+		}
+		want := int64(len("content"))
+		if flags&syscall.O_TRUNC != 0 {
+			want = 0
+		}
+		if got := k.nodes[id].opened().State().Size; got != want {
+			t.Errorf("flags %#x: %d bytes, want %d", flags, got, want)
+		}
+		if s := k.close(id, fh); s != fuse.OK {
+			t.Fatal(s)
+		}
 	}
 }
 
