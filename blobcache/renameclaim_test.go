@@ -2,10 +2,13 @@ package blobcache
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"blobmount/blobcache/blob"
 	"blobmount/blobcache/blobtest"
@@ -69,7 +72,7 @@ func TestRenameClaimed(t *testing.T) {
 		r.From, r.To = from, to
 		if from == "other" { // as it is before the first copy
 			for name := range before {
-				if name != "to/" && len(name) > 3 && name[:3] == "to/" {
+				if strings.HasPrefix(name, "to/") && name != "to/" {
 					_ = s.store.Delete(name, blob.Condition{})
 				}
 			}
@@ -109,6 +112,90 @@ func TestRenameClaimLost(t *testing.T) {
 	_ = s.store.Delete("to/a", blob.Condition{})
 	if at := where(t, s); at != "from" {
 		t.Errorf("not taken back: %s", at)
+	}
+}
+
+// TestRenameClaimEnds: a host that has crashed in the middle of a rename, and does not come back, keeps others from its new
+// name for an hour. If it comes back later, nothing is lost.
+func TestRenameClaimEnds(t *testing.T) {
+	later := func(c *Cache) *Cache {
+		c.now = func() time.Time { return time.Now().Add(claimTime + time.Minute) }
+		return c
+	}
+	for from, to := range map[string]string{"other": "to", "to": "elsewhere"} {
+		s, cfg := newService(), config(t.TempDir())
+		putTree(t, s)
+		s.put(t, "other/x", 3, 1)
+		leaveRename(t, s, cfg, "Delete")
+		if from == "other" {
+			for name := range snapshot(t, s) {
+				if strings.HasPrefix(name, "to/") && name != "to/" {
+					_ = s.store.Delete(name, blob.Condition{})
+				}
+			}
+		}
+		r := renaming()
+		r.From, r.To = from, to
+		if err := later(openCache(t, config(t.TempDir()))).RenameDir(t.Context(), s, r); err != nil {
+			t.Errorf("%s to %s: %v", from, to, err)
+		}
+		if from == "other" && s.content(t, "to/x") == nil || from == "to" && string(s.content(t, "elsewhere/a")) != "a" {
+			t.Errorf("%s to %s: %q", from, to, slices.Sorted(maps.Keys(snapshot(t, s))))
+		}
+		for name := range snapshot(t, s) {
+			if p := s.properties(t, name); isClaim(&p) {
+				t.Errorf("%s to %s: %q is still claimed", from, to, name)
+			}
+		}
+		recoverRenames(t, later(openCache(t, cfg)), s)
+		if string(s.content(t, "from/a")) != "a" || from == "other" && s.content(t, "to/x") == nil {
+			t.Errorf("%s to %s: a file is lost: %q", from, to, slices.Sorted(maps.Keys(snapshot(t, s))))
+		}
+	}
+}
+
+// TestRenameKeepsItsClaim: a rename that takes hours is not taken for one of a host that has crashed.
+func TestRenameKeepsItsClaim(t *testing.T) {
+	s := newService()
+	var mu sync.Mutex
+	ahead, tried := time.Duration(0), 0
+	clock := func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Now().Add(ahead)
+	}
+	s.store = blobtest.NewStore(blobtest.StoreOptions{Now: clock})
+	s.Trace = blobtest.NewTrace(blobtest.NewContainer(s.store, "https://account.example/container"))
+	for i := range 20 {
+		s.put(t, fmt.Sprintf("from/%02d", i), 1, 1)
+	}
+	s.put(t, "from/sub/x", 1, 1)
+	other := openCache(t, config(t.TempDir()))
+	other.now = clock
+	m := &meddling{service: s, before: func(op, name string) {
+		mu.Lock()
+		ahead += 11 * time.Minute
+		mu.Unlock()
+		if !strings.HasSuffix(name, "5") {
+			return
+		}
+		tried++
+		r := renaming()
+		r.From, r.To = "to", "elsewhere"
+		if err := other.RenameDir(t.Context(), s, r); !errors.Is(err, ErrRenaming) {
+			t.Errorf("%s %s: another host's rename: %v", op, name, err)
+		}
+	}}
+	c := openCache(t, config(t.TempDir()))
+	c.now = clock
+	if err := c.RenameDir(t.Context(), smallPages{Container: m, max: 1}, renaming()); err != nil {
+		t.Fatal(err)
+	}
+	if tried != 4 {
+		t.Errorf("tried %d times", tried)
+	}
+	if s.content(t, "to/19") == nil || s.content(t, "to/sub/x") == nil || s.store.Len() != 21 {
+		t.Errorf("the service has %q", slices.Sorted(maps.Keys(snapshot(t, s))))
 	}
 }
 

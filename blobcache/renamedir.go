@@ -96,6 +96,8 @@ type dirRename struct {
 	late    bool
 	marker  blob.Properties // of the directory under its new name, if it has one
 	claimed blob.ETag       // of the claim of the new name; empty: none was made, or it is not ours any more
+	// claimedAt is when that was made.
+	claimedAt time.Time
 
 	copied, deleted, changed atomic.Int64
 
@@ -194,11 +196,13 @@ func (d *dirRename) proceed(ctx context.Context, rest []renamedBlob) (moved bool
 		return false, d.takeBack(ctx)
 	}
 	d.Deleting()
-	err = d.deleteAll(ctx)
-	if err == nil && d.late && d.state.planned > 0 {
+	if d.late && d.state.planned > 0 {
 		if err = d.holdClaim(ctx); errors.Is(err, ErrRenaming) {
 			err = nil // it was the last that the process before has done
 		}
+	}
+	if err == nil {
+		err = d.deleteAll(ctx)
 	}
 	if err == nil {
 		err = d.moveMarkers(ctx)
@@ -397,6 +401,9 @@ func (d *dirRename) copyAll(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := d.refreshClaim(ctx); err != nil {
+			return err
+		}
 		if err := d.copyPage(ctx, first, blobs); err != nil {
 			return err
 		}
@@ -417,7 +424,7 @@ func (d *dirRename) plan(page []blob.Properties) (first int64, blobs []renamedBl
 		if name == "/" || d.late && name <= d.state.last {
 			continue
 		}
-		if isClaim(&p) {
+		if d.counts(&p) {
 			return 0, nil, claimedError(strings.TrimSuffix(p.Name, "/"))
 		}
 		if err := d.checkLength(name); err != nil {
@@ -533,6 +540,9 @@ func (d *dirRename) deleteAll(ctx context.Context) error {
 		end := first + int64(len(blobs))
 		if end <= d.state.deleted {
 			return nil
+		}
+		if err := d.refreshClaim(ctx); err != nil && !errors.Is(err, ErrRenaming) {
+			return err
 		}
 		err := inParallel(ctx, len(blobs), func(ctx context.Context, i int) error {
 			if blobs[i].copy.ETag == "" {

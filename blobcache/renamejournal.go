@@ -46,6 +46,8 @@ type renameHeader struct {
 	Claim     string    `json:"claim"` // the id in the claim of the new name, which is made before the first copy
 	// Slash is the marker with a slash that the claim replaces, nil if there is none.
 	Slash *slashMarker `json:"slash,omitempty"`
+	// Stale is a claim of the old name that does not count any more: it goes, and is not copied.
+	Stale blob.ETag `json:"stale,omitempty"`
 	// The markers of both ends, in the order of markers; empty: there is none.
 	Source [2]blob.ETag `json:"source"`
 	Target [2]blob.ETag `json:"target"`

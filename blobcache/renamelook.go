@@ -24,8 +24,10 @@ func (d *dirRename) look(ctx context.Context) (renameHeader, error) {
 		wg.Go(func() {
 			p, err := d.cont.Properties(ctx, name, blob.Condition{})
 			switch {
-			case err == nil && isClaim(&p):
-				errs[i] = claimedError(name[:len(name)-1])
+			case err == nil && name == d.From+"/" && isClaim(&p):
+				if h.Stale = p.ETag; d.counts(&p) {
+					errs[i] = claimedError(d.From)
+				}
 			case err == nil && (IsMarker(&p) || name[len(name)-1] == '/' && p.Size == 0):
 				*etag = p.ETag
 			case err != nil && !blob.Is(err, blob.NotFound):
@@ -54,10 +56,12 @@ func (d *dirRename) lookBelow(ctx context.Context, h *renameHeader) error {
 			if b.Name != o.Prefix || b.Size > 0 {
 				return ErrNotEmpty
 			}
-			if isClaim(&b) {
+			if d.counts(&b) {
 				return claimedError(d.To)
 			}
-			h.Target[1], h.Slash = b.ETag, &slashMarker{b.Metadata, b.Headers}
+			if h.Target[1] = b.ETag; !isClaim(&b) {
+				h.Slash = &slashMarker{b.Metadata, b.Headers}
+			}
 		}
 		if page.Next == "" {
 			return nil

@@ -44,7 +44,14 @@ func (d *dirRename) moveMarkers(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if h.Stale == "" {
+		return nil
+	}
+	err := d.cont.Delete(ctx, d.From+"/", blob.Condition{IfMatch: h.Stale})
+	if blob.Is(err, blob.NotFound) || blob.Is(err, blob.ConditionNotMet) {
+		return nil
+	}
+	return err
 }
 
 // copyMarker copies a marker over another one, or to a free name if there was none: as it is now if it was changed since
