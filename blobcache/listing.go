@@ -13,11 +13,15 @@ import (
 // listing is one reading of a directory in the service, page by page, as far as somebody wanted to know. It only grows:
 // an entry keeps its position. Names.mu guards it.
 type listing struct {
-	number  uint64 // counted up
-	dir     string
-	parts   []*packed // the first cut of them are nil: they were given up for want of memory
-	cut     int
-	low     string    // the bound of the last part that was given up
+	number uint64 // counted up
+	dir    string
+	parts  []*packed // the first cut of them are nil: they were given up for want of memory
+	cut    int
+	low    string    // the bound of the last part that was given up
+	of     *dirNames // whose listing it is or was; nil if it is one reader's own
+	// beside are the names that were known to be there when the parts were given up that would have had them, and had not:
+	// nobody could tell else whether they were shown. Made when needed.
+	beside  map[string]struct{}
 	first   []int     // the position of each part's first entry
 	count   int       // entries in all parts
 	begun   time.Time // when the first page was asked for
@@ -70,7 +74,7 @@ func (n *Names) private(dir string) *listing {
 func (n *Names) newListing(d *dirNames) *listing {
 	n.unlist(d)
 	d.listing = n.private(d.path)
-	d.listing.kept = true
+	d.listing.of, d.listing.kept = d, true
 	d.asked = 0
 	return d.listing
 }
@@ -150,10 +154,42 @@ func (l *listing) trim() int64 {
 		return 0
 	}
 	p := l.parts[l.cut]
+	l.noteBeside(p)
 	l.low, l.parts[l.cut] = p.bound, nil
 	l.cut++
 	l.bytes -= p.size()
 	return p.size()
+}
+
+// noteBeside notes the names that are there, and not in a part that would have them and is about to be given up: the first
+// of those that are left. Names.mu is held.
+func (l *listing) noteBeside(p *packed) {
+	if l.of == nil {
+		return
+	}
+	for name, k := range l.of.over {
+		if !k.exists || !within(name, p.bound) || l.cut > 0 && within(name, l.low) {
+			continue
+		}
+		if _, there := p.find(l.dir, name); there {
+			continue
+		}
+		if l.beside == nil {
+			l.beside = map[string]struct{}{}
+		}
+		l.beside[name] = struct{}{}
+	}
+}
+
+// lacks reports whether a name that is there would have been in the listing so far, and was not. Names.mu is held.
+func (l *listing) lacks(name string) bool {
+	i := l.partIndex(name)
+	if i < len(l.parts) && l.parts[i] != nil {
+		_, there := l.parts[i].find(l.dir, name)
+		return !there
+	}
+	_, beside := l.beside[name]
+	return beside
 }
 
 // more brings the next page, or waits for it if it is on its way. It reports whether the listing is complete.

@@ -19,8 +19,8 @@ type Reader struct {
 	// shown is the position behind the entry that was shown last, and name its name.
 	shown int
 	name  string
-	// own are the names that were made here before the reader began, that the listing did not have then, and that were not
-	// shown yet. Where the listing has given up, or another one has taken over, nobody else can tell what was shown.
+	// own are the names that the listings before this one lacked, and that were not shown yet: in this one they may come
+	// before the reader's place.
 	own map[string]ownName
 	// stamp is the state of the directory when the reader began.
 	stamp Stamp
@@ -71,36 +71,7 @@ func (n *Names) open(ctx context.Context, dir string) (*Reader, error) {
 	if d.listing == nil || !n.usable(d.listing) {
 		n.newListing(d)
 	}
-	r := &Reader{n: n, d: d, l: d.listing, stamp: Stamp{d.listing.number, d.changes}}
-	r.noteOwn()
-	return r, nil
-}
-
-// noteOwn notes the names of our own that the listing does not have. One that has not asked the service yet will have all
-// of them. Names.mu is held.
-func (r *Reader) noteOwn() {
-	l := r.l
-	if len(l.parts) == 0 && l.busy == nil {
-		return
-	}
-	var since uint64
-	if len(l.parts) > 0 {
-		since = l.parts[0].seq
-	}
-	for name, k := range r.d.over {
-		if !k.exists || k.seq <= since {
-			continue
-		}
-		if p := l.part(name); p != nil {
-			if _, there := p.find(l.dir, name); there {
-				continue
-			}
-		}
-		if r.own == nil {
-			r.own = map[string]ownName{}
-		}
-		r.own[name] = ownName{k.Dir, k.Properties.Metadata}
-	}
+	return &Reader{n: n, d: d, l: d.listing, stamp: Stamp{d.listing.number, d.changes}}, nil
 }
 
 // Stamp returns the state of the directory when the reader began: what was learned since may not be shown.
@@ -187,6 +158,15 @@ func (r *Reader) copy(entries []Named, pos int) (_ []Named, next []int, more boo
 // replace goes on in another listing of the directory, behind the entry that was shown last: the names that are gone by now
 // have moved all indexes. A reader that has jumped elsewhere can only take its position for an index. Names.mu is held.
 func (r *Reader) replace(l *listing, pos int) {
+	for name, k := range r.d.over {
+		if !k.exists || !r.l.lacks(name) {
+			continue
+		}
+		if r.own == nil {
+			r.own = map[string]ownName{}
+		}
+		r.own[name] = ownName{k.Dir, k.Properties.Metadata}
+	}
 	r.l = l
 	if pos > 0 && pos == r.shown {
 		r.resume = r.name
@@ -214,7 +194,7 @@ func (r *Reader) others() []Named {
 			if _, there := p.find(l.dir, name); there || !k.Pending && l.after(p, k) {
 				continue // it was shown, or is gone
 			}
-		} else if !k.Pending || k.Properties.ETag != "" {
+		} else if !l.lacks(name) && (!k.Pending || k.Properties.ETag != "") {
 			continue // it may have been shown
 		}
 		out = append(out, Named{name, k.Entry})

@@ -339,7 +339,7 @@ func (n *Names) reap(w *walk, h harvest, req request) {
 			d := n.dir(l.dir)
 			if d.listing == nil || !n.usable(d.listing) {
 				n.newListing(d)
-				d.listing, l.kept = l, true
+				d.listing, l.of, l.kept = l, d, true
 			}
 		}
 		n.took(l, g.part, &g.taker)
