@@ -32,8 +32,9 @@ func (f *File) Whole(use func([]byte)) bool {
 	return true
 }
 
-// WholeMax is the size in bytes up to which a file is small to File.Whole.
-const WholeMax = smallSlab
+// WholeMax is the size in bytes up to which a file is small to File.Whole. It is read whole for its checksum in any case;
+// larger ones the kernel reads by itself, if it may.
+const WholeMax = 256 << 10
 
 // readWhole fills buf with the complete version of a blob of this size, and reports whether it is there and good. What is
 // wrong with it is found again, and dealt with, by who reads the version. No lock is needed: should somebody take the file

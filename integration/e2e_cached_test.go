@@ -128,7 +128,7 @@ func testCachedWritesKilled(t *testing.T, s *mounttest.Service) {
 func testCachedSmall(t *testing.T, s *mounttest.Service) {
 	w := newWorld(t, s)
 	content := map[string][]byte{}
-	for i, size := range []int{1, 4095, 4096, 4097, 25_000, 64 << 10, 64<<10 + 1} {
+	for i, size := range []int{1, 4095, 4096, 4097, 25_000, 256 << 10, 256<<10 + 1} {
 		for _, use := range []string{"read", "mapped", "written", "truncated", "replaced"} {
 			content[fmt.Sprint(use, i)] = noise(size)
 		}
