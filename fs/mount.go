@@ -200,6 +200,7 @@ func serverOptions(o Options) *fuse.MountOptions {
 			fuse.CAP_DIRECT_IO_ALLOW_MMAP, // for writers beside passthrough readers
 		MaxStackDepth: stackDepth(o.Cache.Dir()),
 		Logger:        slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+		PanicHandler:  failStop(o.Log),
 	}
 	words := slices.Clone(o.MountOptions)
 	if o.ReadOnly {
