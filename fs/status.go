@@ -162,7 +162,7 @@ func (s *Status) addUnsaved(files []blobcache.Unsaved) {
 }
 
 // encodeStatus writes a Status in MaxStatus bytes at most: the names of 100 files can be longer than that, and those of 10
-// directories.
+// directories. What is too long without any file is returned as it is, and whoever asked has no room for it (ERANGE).
 func encodeStatus(s Status) (string, error) {
 	for {
 		text, err := json.Marshal(s)
@@ -171,8 +171,10 @@ func encodeStatus(s Status) (string, error) {
 			return string(text), err
 		case len(s.Renames) > 2: // two take 25 KiB at most
 			s.Renames = s.Renames[:2]
-		default:
+		case len(s.Unsaved) > 0:
 			s.Unsaved = s.Unsaved[:len(s.Unsaved)/2]
+		default:
+			return string(text), nil
 		}
 	}
 }

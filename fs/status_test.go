@@ -93,3 +93,23 @@ func TestStatusFits(t *testing.T) {
 		t.Errorf("%d of %d files and %d of %d renames are listed, %v", len(got.Unsaved), got.UnsavedFiles, len(got.Renames), got.UnfinishedRenames, err)
 	}
 }
+
+// What is too long without any file or rename ends too: the kernel refuses it.
+func TestStatusNeverFits(t *testing.T) {
+	s := Status{Version: strings.Repeat("v", MaxStatus)}
+	s.addUnsaved([]blobcache.Unsaved{{Name: "a"}, {Name: "b"}})
+	done := make(chan string, 1)
+	go func() {
+		text, _ := encodeStatus(s)
+		done <- text
+	}()
+	select {
+	case text := <-done:
+		var got Status
+		if err := json.Unmarshal([]byte(text), &got); err != nil || len(got.Unsaved) != 0 || got.UnsavedFiles != 2 {
+			t.Errorf("%d bytes with %d of %d files: %v", len(text), len(got.Unsaved), got.UnsavedFiles, err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on for ever")
+	}
+}
