@@ -154,6 +154,54 @@ func TestRenameClaimEnds(t *testing.T) {
 	}
 }
 
+// TestRenameDropsOldClaims: what another host's crash has left below a directory goes with the rename of that, also if that
+// is interrupted between any two requests: a copy would keep everybody from the new name for an hour again.
+func TestRenameDropsOldClaims(t *testing.T) {
+	ends := map[string]int{}
+	for n, more := 1, true; more; n++ {
+		s, cfg := newService(), config(t.TempDir())
+		made := time.Now()
+		clock := func() time.Time { return made }
+		s.store = blobtest.NewStore(blobtest.StoreOptions{Now: func() time.Time { return clock() }})
+		s.Trace = blobtest.NewTrace(blobtest.NewContainer(s.store, "https://account.example/container"))
+		claim := blob.WriteOptions{Metadata: map[string]string{claimKey: "x"}}
+		for _, name := range []string{"from/a/", "from/sub/", "from/z/"} {
+			if _, err := s.store.Put(name, nil, claim); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clock = func() time.Time { return made.Add(claimTime + time.Minute) }
+		s.put(t, "from/sub/file", 1, 1)
+		open := func() *Cache {
+			c := openCache(t, cfg)
+			c.now = clock
+			return c
+		}
+		c := open()
+		dying := &mortal{service: s, n: n}
+		err := c.RenameDir(t.Context(), smallPages{Container: dying, max: 1}, renaming())
+		more = dying.calls >= n
+		crash(c)
+		recoverRenames(t, open(), s)
+		got := strings.Join(slices.Sorted(maps.Keys(snapshot(t, s))), " ")
+		ends[got]++
+		if got != "to/sub/file" && (err == nil || got != "from/a/ from/sub/ from/sub/file from/z/") {
+			t.Errorf("request %d: %v, the service has %q", n, err, got)
+		}
+		if got != "to/sub/file" {
+			continue
+		}
+		r := renaming()
+		r.From, r.To = "to/sub", "elsewhere"
+		if err := open().RenameDir(t.Context(), s, r); err != nil {
+			t.Errorf("request %d: a directory that was claimed cannot be renamed: %v", n, err)
+		}
+	}
+	if len(ends) != 2 {
+		t.Errorf("one way is not tried: %v", ends)
+	}
+}
+
 // TestRenameKeepsItsClaim: a rename that takes hours is not taken for one of a host that has crashed.
 func TestRenameKeepsItsClaim(t *testing.T) {
 	s := newService()

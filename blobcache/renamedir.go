@@ -430,9 +430,12 @@ func (d *dirRename) plan(page []blob.Properties) (first int64, blobs []renamedBl
 		if err := d.checkLength(name); err != nil {
 			return 0, nil, err // it was made since checkNames has looked
 		}
-		b := renamedBlob{name: name, etag: p.ETag, size: p.Size}
+		b, typ := renamedBlob{name: name, etag: p.ETag, size: p.Size}, byte(recPlanned)
+		if isClaim(&p) {
+			b.stale, b.done, typ = true, true, recStale
+		}
 		blobs = append(blobs, b)
-		records = append(records, d.j.record(recPlanned, planRecord(b))...)
+		records = append(records, d.j.record(typ, planRecord(b))...)
 	}
 	if len(blobs) == 0 {
 		return d.state.planned, nil, nil
@@ -545,10 +548,13 @@ func (d *dirRename) deleteAll(ctx context.Context) error {
 			return err
 		}
 		err := inParallel(ctx, len(blobs), func(ctx context.Context, i int) error {
-			if blobs[i].copy.ETag == "" {
-				return nil
+			var err error
+			switch b := blobs[i]; {
+			case b.stale:
+				err = d.deleteStale(ctx, b)
+			case b.copy.ETag != "":
+				err = d.deleteOne(ctx, b)
 			}
-			err := d.deleteOne(ctx, blobs[i])
 			switch blob.CodeOf(err) {
 			case blob.Leased, blob.Immutable:
 				mu.Lock()
@@ -614,6 +620,21 @@ func (d *dirRename) deleteOne(ctx context.Context, b renamedBlob) error {
 		h.file.movedTo(dst, *h.now)
 	}
 	return nil
+}
+
+// deleteStale deletes a claim that does not count any more. One that was made anew stays.
+func (d *dirRename) deleteStale(ctx context.Context, b renamedBlob) error {
+	err := d.cont.Delete(ctx, d.From+b.name, blob.Condition{IfMatch: b.etag})
+	switch {
+	case blob.Is(err, blob.ConditionNotMet):
+		d.changed.Add(1)
+		d.c.log.Warn("the name of a directory was claimed anew while one above it was renamed: the claim stays under the old name",
+			"blob", d.From+b.name)
+		return nil
+	case blob.Is(err, blob.NotFound):
+		return nil
+	}
+	return err
 }
 
 // follow returns the File whose blob is about to move, nil if there is none, or if it is of another version.

@@ -28,6 +28,7 @@ const renamesDir = "renames"
 const (
 	recRename  = 'H' // renameHeader, JSON
 	recPlanned = 'P' // size, name, ETag: a blob is to be copied. The name is what follows that of the directory
+	recStale   = 'S' // size, name, ETag: a claim that does not count any more: it goes with the sources, and is not copied
 	recCopied  = 'C' // number, time, ETag, ETag: blob number n was copied as it was under the first ETag. None: it is gone
 	recFound   = 'E' // the same, but the answer to the copy was lost, and a copy of this blob was found there
 	recForward = 'D' // all copies are there: the sources are to be deleted
@@ -87,6 +88,8 @@ type renamedBlob struct {
 	copy blob.Written
 	// found: nobody has said that this rename made the copy.
 	found bool
+	// stale: it is the claim of a rename that a crash has left. A copy would count for an hour again.
+	stale bool
 }
 
 // readRename returns what a journal says. page, if not nil, is called with the blobs of each page, and the number of the
@@ -137,7 +140,7 @@ func (m *renameReader) take(typ byte, p []byte) error {
 			return fmt.Errorf("%w: it has version %d, this program reads %d", errJournal, v, renameVersion)
 		}
 		return nil
-	case recPlanned:
+	case recPlanned, recStale:
 		if m.copied {
 			if err := m.turn(); err != nil {
 				return err
@@ -145,6 +148,7 @@ func (m *renameReader) take(typ byte, p []byte) error {
 			m.first, m.blobs, m.copied = m.state.planned, m.blobs[:0], false
 		}
 		b := renamedBlob{size: d.number(), name: d.text(), etag: blob.ETag(d.text())}
+		b.stale, b.done = typ == recStale, typ == recStale
 		m.blobs = append(m.blobs, b)
 		m.state.planned++
 		m.state.last = b.name
@@ -169,7 +173,7 @@ func (m *renameReader) take(typ byte, p []byte) error {
 	return d.end(typ)
 }
 
-// planRecord returns the payload of recPlanned.
+// planRecord returns the payload of recPlanned and recStale.
 func planRecord(b renamedBlob) []byte {
 	p := binary.LittleEndian.AppendUint64(nil, uint64(b.size))
 	return appendText(appendText(p, b.name), string(b.etag))

@@ -38,8 +38,9 @@ func newRenameJournal(t *testing.T) (whole []byte, ends []int64) {
 	add(j.add(recPlanned, planRecord(blobs[1])))
 	add(j.add(recCopied, copyRecord(1, blobs[1])))
 	add(j.add(recCopied, copyRecord(0, blobs[0])))
-	add(j.add(recPlanned, planRecord(blobs[2])))
-	add(j.add(recCopied, copyRecord(2, blobs[2])))
+	add(j.add(recStale, planRecord(blobs[2])))
+	add(j.add(recPlanned, planRecord(blobs[3])))
+	add(j.add(recCopied, copyRecord(3, blobs[3])))
 	add(j.add(recForward, nil))
 	add(j.number(recDeleted, 2))
 	if whole, err = os.ReadFile(path); err != nil {
@@ -53,6 +54,7 @@ func testBlobs() []renamedBlob {
 	return []renamedBlob{
 		{name: "/x", etag: `"3"`, size: 10, done: true, copy: blob.Written{ETag: `"5"`, Modified: made}},
 		{name: "/y/ü", etag: `"4"`, size: 0, done: true, copy: blob.Written{Modified: made}}, // it is gone
+		{name: "/y/ü/", etag: `"8"`, done: true, stale: true},
 		{name: "/z", etag: `"6"`, size: 1 << 40, done: true, copy: blob.Written{ETag: `"7"`, Modified: made}},
 	}
 }
@@ -78,7 +80,7 @@ func TestRenameJournal(t *testing.T) {
 	if want := []string{fmt.Sprintf("0 %+v", blobs[:2]), fmt.Sprintf("2 %+v", blobs[2:])}; !slices.Equal(pages, want) {
 		t.Errorf("got  %q\nwant %q", pages, want)
 	}
-	if s.From != "a b" || s.To != "ü" || s.phase != renameForward || s.planned != 3 || s.last != "/z" || s.deleted != 2 ||
+	if s.From != "a b" || s.To != "ü" || s.phase != renameForward || s.planned != 4 || s.last != "/z" || s.deleted != 2 ||
 		s.Source != [2]blob.ETag{`"1"`, ""} || s.Target != [2]blob.ETag{"", `"2"`} || s.length != int64(len(whole)) {
 		t.Errorf("got %+v", s)
 	}

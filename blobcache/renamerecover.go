@@ -137,7 +137,7 @@ func (d *dirRename) recover(ctx context.Context) {
 	err := d.pages(func(_ int64, blobs []renamedBlob) error {
 		rest = slices.Clone(blobs)
 		for _, b := range blobs {
-			if b.done {
+			if b.done && !b.stale {
 				d.copied.Add(1)
 			}
 		}
