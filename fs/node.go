@@ -34,11 +34,12 @@ type node struct {
 	holds    int
 	children map[string]*node // directories only; the ones in the table
 
-	mu      sync.Mutex      // guards file, users, handles and backing
+	mu      sync.Mutex      // guards file, users, handles, backing and closed
 	file    *blobcache.File // nil unless open or dirty
 	users   int             // acquire less release
 	handles int             // what the kernel has open
 	backing int32           // the backing file of all handles, 0 if they go through us; see passthrough.go
+	closed  chan struct{}   // closed when backing gets 0; nil when nobody waits for that
 	// pending says that Names was told that the service does not have our state of the blob yet.
 	pending atomic.Bool
 	// overtaken says that another writer won the name while this was open. The kernel may still know the name as this

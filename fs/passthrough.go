@@ -1,9 +1,13 @@
 package fs
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -18,6 +22,9 @@ import (
 //   - Through the cache: the first handle may write, or there is no complete and checked cache file, or it is small.
 //   - Passthrough: readers have the backing file. A writer that comes now gets a handle that names the backing file as
 //     well, but with direct I/O, so that its reads and writes come to us; its writes go into the backing file itself.
+//     A mapping does not heed direct I/O (fuse_file_mmap in fs/fuse/file.c): what a program stores in one would go to
+//     the backing file, and nobody would hear of it, not even of msync. So who may map for writing, O_RDWR, waits until
+//     the last reader has closed the file, and is refused if that takes too long.
 type passthrough struct {
 	registrar registrar
 	log       *slog.Logger
@@ -51,6 +58,40 @@ func (p *passthrough) start(r registrar, kernel *fuse.InitIn, o Options) {
 		p.log.Info("passthrough is on", "from-bytes", passthroughMin)
 	}
 }
+
+// mappable counts a handle that may be mapped for writing, before it is opened: it is through the cache. It waits for
+// readers that have the backing file, since the kernel tells late of a close, and fails with EBUSY if they stay.
+func (p *passthrough) mappable(ctx context.Context, n *node) error {
+	ctx, cancel := context.WithTimeout(ctx, mappableWait)
+	defer cancel()
+	for {
+		n.mu.Lock()
+		if n.backing == 0 {
+			n.handles++
+			n.mu.Unlock()
+			return nil
+		}
+		if n.closed == nil {
+			n.closed = make(chan struct{})
+		}
+		closed := n.closed
+		n.mu.Unlock()
+		select {
+		case <-closed:
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return errMapped
+			}
+			return ctx.Err()
+		}
+	}
+}
+
+// mappableWait is how long an open for reading and writing waits for readers.
+const mappableWait = 2 * time.Second
+
+var errMapped = fmt.Errorf("%w: readers have it from the kernel (passthrough), and a mapping of this open would write past the "+
+	"mount; open it when they have closed it, open it for writing only, or mount with --passthrough=off", syscall.EBUSY)
 
 // enter counts a handle and returns its flags and backing file.
 func (p *passthrough) enter(n *node, f *blobcache.File, write bool) (flags uint32, backing int32) {
@@ -99,6 +140,10 @@ func (p *passthrough) leave(n *node) {
 		p.log.Warn("backing file cannot be unregistered, its disk space is held until the unmount", "error", errno)
 	}
 	n.backing = 0
+	if n.closed != nil {
+		close(n.closed)
+		n.closed = nil
+	}
 }
 
 func hasSysAdmin() bool {

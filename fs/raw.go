@@ -238,29 +238,42 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	}
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	if write {
-		end, err := fs.changingNode(ctx, n)
-		if err != nil {
+	mappable := in.Flags&syscall.O_ACCMODE == syscall.O_RDWR
+	if mappable { // before it is truncated
+		if err := fs.passthrough.mappable(ctx, n); err != nil {
 			return fs.status("open", n, "", err)
 		}
-		defer end()
 	}
-	f, err := fs.open(ctx, n, write, in.Flags&syscall.O_TRUNC != 0)
+	f, err := fs.openChanging(ctx, n, write, in.Flags&syscall.O_TRUNC != 0)
 	if err != nil {
+		if mappable {
+			fs.passthrough.leave(n)
+		}
 		return fs.status("open", n, "", err)
 	}
-	fs.opened(n, f, write, out)
+	out.Fh = fs.handles.add(&handle{node: n, file: f, write: write})
+	if mappable {
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	} else {
+		out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, write)
+	}
+	if !write {
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH // nothing to commit
+	}
 	fs.prefetch.opened(n, !write && fs.give(n, f))
 	return fuse.OK
 }
 
-// opened makes a handle, and tells the kernel how to use it.
-func (fs *fileSystem) opened(n *node, f *blobcache.File, write bool, out *fuse.OpenOut) {
-	out.Fh = fs.handles.add(&handle{node: n, file: f, write: write})
-	out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, write)
-	if !write {
-		out.OpenFlags |= fuse.FOPEN_NOFLUSH // nothing to commit
+// openChanging is view.open, and keeps a rename of a directory above away from one that may change the file.
+func (fs *fileSystem) openChanging(ctx context.Context, n *node, write, truncate bool) (*blobcache.File, error) {
+	if write {
+		end, err := fs.changingNode(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		defer end()
 	}
+	return fs.open(ctx, n, write, truncate)
 }
 
 func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
@@ -277,7 +290,8 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 		return fs.status("create", dir, name, err)
 	}
 	fs.entryOut(n, fs.validFor(), &out.EntryOut)
-	fs.opened(n, f, true, &out.OpenOut)
+	out.Fh = fs.handles.add(&handle{node: n, file: f, write: true})
+	out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, true)
 	return fuse.OK
 }
 

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,7 +33,7 @@ func testCachedWrites(t *testing.T, s *mounttest.Service) {
 				head := make([]byte, 100)
 				_, err := reader.ReadAt(head, 0)
 				must(t, err)
-				writer = w.open("file", os.O_RDWR)
+				writer = w.open("file", os.O_WRONLY) // it cannot be mapped, see testCachedMapped
 			} else {
 				writer = w.open("file", os.O_RDWR)
 				reader = w.open("file", os.O_RDONLY)
@@ -41,7 +42,7 @@ func testCachedWrites(t *testing.T, s *mounttest.Service) {
 			must(t, err)
 			check := func(what string) {
 				t.Helper()
-				for _, f := range []*os.File{reader, writer} {
+				for _, f := range []*os.File{reader, w.open("file", os.O_RDONLY)} {
 					got, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
 					must(t, err)
 					equal(t, what, got, want)
@@ -110,7 +111,7 @@ func testCachedWritesKilled(t *testing.T, s *mounttest.Service) {
 	reader := w.open("file", os.O_RDONLY)
 	_, err := io.ReadAll(reader)
 	must(t, err)
-	writer := w.open("file", os.O_RDWR)
+	writer := w.open("file", os.O_WRONLY)
 	_, err = writer.WriteAt(noise(2<<20), 0)
 	must(t, err)
 	w.Signal(syscall.SIGKILL)
@@ -156,7 +157,7 @@ func testCachedSmall(t *testing.T, s *mounttest.Service) {
 			equal(t, name, got, was)
 			must(t, m.Close())
 		case "written":
-			f := w.open(name, os.O_RDWR)
+			f := w.open(name, os.O_WRONLY)
 			change := noise(100)
 			_, err := f.WriteAt(change, int64(len(was)/2))
 			must(t, err)
@@ -242,4 +243,56 @@ func testReadOnly(t *testing.T, s *mounttest.Service) {
 	if got := w.Blobs(); !slices.Equal(got, want) {
 		t.Errorf("the service has %q", got)
 	}
+}
+
+// What a program stores in a shared mapping of a cached file is a write like any other. The kernel would store it past the
+// mount while others have the file from it: who could map for writing then waits for them, and is refused if they stay.
+func testCachedMapped(t *testing.T, s *mounttest.Service) {
+	w := newWorld(t, s)
+	want := noise(3 << 20)
+	w.write("file", want)
+	w.read("file", want) // it is in the cache whole, and checked
+	reader := w.open("file", os.O_RDONLY)
+	for _, flags := range []int{os.O_RDWR, os.O_RDWR | os.O_TRUNC} {
+		if f, err := os.OpenFile(w.path("file"), flags, 0); !errors.Is(err, syscall.EBUSY) {
+			t.Fatalf("open beside a reader that stays: %v, %v", f, err)
+		}
+	}
+	opened := make(chan *os.File)
+	go func() {
+		f, err := os.OpenFile(w.path("file"), os.O_RDWR, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- f
+	}()
+	got, err := io.ReadAll(reader)
+	must(t, err)
+	equal(t, "the reader", got, want)
+	must(t, reader.Close())
+	writer := <-opened
+	if writer == nil {
+		return
+	}
+	reader = w.open("file", os.O_RDONLY)
+	m, err := mounttest.Map(writer, 0, len(want), true)
+	must(t, err)
+	b := noise(5000)
+	must(t, m.Write(b, 1<<20))
+	copy(want[1<<20:], b)
+	must(t, m.Sync())
+	must(t, writer.Sync())
+	w.holds("file", want)
+	got, err = io.ReadAll(reader)
+	must(t, err)
+	equal(t, "the reader beside the mapping", got, want)
+	must(t, writer.Close())
+	late := noise(100)
+	must(t, m.Write(late, 100)) // a mapping lives on after the close
+	copy(want[100:], late)
+	must(t, m.Close())
+	must(t, reader.Close())
+	w.Remount()
+	w.read("file", want)
+	w.holds("file", want)
 }

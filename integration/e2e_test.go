@@ -66,6 +66,7 @@ var scenarios = []struct {
 	{"CachedWrites", testCachedWrites},
 	{"CachedWritesKilled", testCachedWritesKilled},
 	{"CachedSmall", testCachedSmall},
+	{"CachedMapped", testCachedMapped},
 	{"ReadOnly", testReadOnly},
 	{"TimeoutZero", testTimeoutZero},
 	{"TimeoutNone", testTimeoutNone},
