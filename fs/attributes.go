@@ -76,6 +76,9 @@ type interest struct {
 const (
 	// maxCachedShown is how many names of a directory have attributes because files are in the cache: 64 MB of nodes.
 	maxCachedShown = 1 << 16
+	// maxCachedNodes is how many nodes there may be in the whole mount before that ends: 256 MB. The kernel keeps nodes as long
+	// as it has memory, so find over 20 such directories would leave 1.3 GB of them.
+	maxCachedNodes = 1 << 18
 	// keptBack is how many bytes at the end of a part have no attributes: at least one name, which takes 408 at most.
 	keptBack = 512
 )
@@ -101,7 +104,7 @@ func (fs *fileSystem) beginPart(h *handle, offset uint64, room int) part {
 		p.attributes = fs.wanted.begin(h.node)
 	} else {
 		p.attributes = looked != h.interest.looked
-		p.ask = h.interest.shown < maxCachedShown
+		p.ask = h.interest.shown < maxCachedShown && fs.nodes.size() < maxCachedNodes
 	}
 	h.interest.looked = looked
 	return p

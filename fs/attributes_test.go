@@ -118,22 +118,46 @@ func TestAttributesByUse(t *testing.T) {
 	}
 }
 
-// TestAttributesOfCachedFiles: a directory whose files are in the cache is shown with attributes, whatever is looked up,
-// and not beyond files that are not.
-func TestAttributesOfCachedFiles(t *testing.T) {
-	const files, cached = 500, 300
-	k := newKernel(t, time.Hour)
+// cacheFiles makes files in a directory, and brings the first of them into the cache.
+func (k *kernel) cacheFiles(files, cached int) (dir uint64) {
+	k.t.Helper()
 	for i := range files {
 		k.put("d/"+numbered(i), "x")
 	}
 	d := k.lookup(fuse.FUSE_ROOT_ID, "d")
 	for i := range cached {
 		id := k.lookup(d, numbered(i))
-		if err := k.fs.cache.Prefetch(t.Context(), k.fs.cont, k.nodes[id].properties()); err != nil {
-			t.Fatal(err)
+		if err := k.fs.cache.Prefetch(k.t.Context(), k.fs.cont, k.nodes[id].properties()); err != nil {
+			k.t.Fatal(err)
 		}
 		k.forget(id, 1)
 	}
+	return d
+}
+
+// TestAttributesOfCachedFilesEnd: when the mount has many nodes, a part whose files are in the cache makes no more.
+func TestAttributesOfCachedFilesEnd(t *testing.T) {
+	const files = 300
+	k := newKernel(t, time.Hour)
+	d := k.cacheFiles(files, files)
+	table := k.fs.nodes
+	table.mu.Lock()
+	for i := range maxCachedNodes - 120 - len(table.byID) { // of other directories, so that the first parts have room
+		table.byID[1<<40+uint64(i)] = table.root
+	}
+	table.mu.Unlock()
+	nodes := k.parts(d, files, func(int) {})
+	if last := nodes[len(nodes)-1]; nodes[0] >= 120 || last < 120 || last > 180 {
+		t.Errorf("nodes after each part: %v", nodes)
+	}
+}
+
+// TestAttributesOfCachedFiles: a directory whose files are in the cache is shown with attributes, whatever is looked up,
+// and not beyond files that are not.
+func TestAttributesOfCachedFiles(t *testing.T) {
+	const files, cached = 500, 300
+	k := newKernel(t, time.Hour)
+	d := k.cacheFiles(files, cached)
 	nodes := k.parts(d, files, func(int) {})
 	last := nodes[len(nodes)-1]
 	if parts := len(nodes); last < cached || last > cached+files/parts+1 || nodes[parts-2] != last {
