@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -72,7 +73,11 @@ func (s *sentFile) Read(p []byte) (int, error) {
 	if pos >= s.end {
 		return 0, io.EOF
 	}
-	return s.file.Read(p[:min(int64(len(p)), s.end-pos)])
+	n, err := s.file.Read(p[:min(int64(len(p)), s.end-pos)])
+	if err != nil && err != io.EOF { // a file that was cut is sent with zeros by the next try
+		err = &bodyError{err}
+	}
+	return n, err
 }
 
 func (s *sentFile) Close() error { return s.file.Close() }
@@ -93,6 +98,9 @@ func (c *stallConn) ReadFrom(r io.Reader) (int64, error) {
 		n, err := to.ReadFrom(&piece)
 		sent += n
 		from.N -= n
+		if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EUCLEAN) || errors.Is(err, syscall.ESTALE) {
+			return sent, &bodyError{err} // no socket has these: the file cannot be read
+		}
 		if err != nil {
 			return sent, stalled(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -172,5 +173,20 @@ func TestConnReadFromStalls(t *testing.T) {
 	_, err = (&stallConn{Conn: client, limit: 50 * time.Millisecond}).ReadFrom(&io.LimitedReader{R: body, N: int64(len(content))})
 	if !errors.Is(err, errStalled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A file that cannot be read is no failure of the connection: no other try is made.
+func TestSentFileFails(t *testing.T) {
+	file, err := os.Open("/proc/self/mem") // whose first page is nobody's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	client, _ := connected(t)
+	_, err = (&stallConn{Conn: client, limit: time.Minute}).ReadFrom(&io.LimitedReader{R: &sentFile{file, 1 << 20}, N: 1 << 20})
+	var final interface{ NonRetriable() }
+	if !errors.As(err, &final) || !errors.Is(err, syscall.EIO) {
+		t.Errorf("got %v, want an error that is not to be repeated", err)
 	}
 }
