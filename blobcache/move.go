@@ -204,9 +204,9 @@ func (f *File) beginMove(to string) error {
 	return nil
 }
 
-// movedTo tells, between BeginMove and EndMove, that the blob has its new name: what nobody has read yet is read under it
-// from now on.
-func (f *File) movedTo(name string, w blob.Written) {
+// MovedTo tells, between BeginMove and EndMove and after Cache.Moved, that the blob has its new name: what nobody has read
+// yet is read under it from now on. Nothing is asked of the service, so that reads can wait for it.
+func (f *File) MovedTo(name string, w blob.Written) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renamed(name, w)

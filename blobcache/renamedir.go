@@ -64,11 +64,9 @@ type DirRename struct {
 // not tell of single blobs, so that Deleting and Done are all that is called: their versions stay as they are.
 func (c *Cache) RenameDir(ctx context.Context, cont blob.Container, r DirRename) error {
 	d := &dirRename{c: c, cont: cont, DirRename: r, began: c.now(), held: map[string]*heldFile{}}
-	moved, err := false, error(nil)
+	moved, over, err := false, func() {}, error(nil)
 	if s, ok := blob.AsRenamer(cont); ok {
-		var over func()
 		over, err = d.atOnce(ctx, s)
-		defer over()
 		moved = err == nil
 	} else {
 		moved, err = d.run(ctx)
@@ -76,6 +74,7 @@ func (c *Cache) RenameDir(ctx context.Context, cont blob.Container, r DirRename)
 	if moved {
 		r.Done(d.marker, err != nil || d.changed.Load() > 0)
 	}
+	over() // before anybody's lease is asked for
 	for _, h := range d.held {
 		h.release(moved)
 	}
@@ -130,6 +129,11 @@ func (h *heldFile) release(moved bool) {
 func (d *dirRename) atOnce(ctx context.Context, s blob.Renamer) (over func(), err error) {
 	var moving []func()
 	over = func() {
+		for _, h := range d.held {
+			if h.now != nil {
+				h.file.MovedTo(h.to, *h.now)
+			}
+		}
 		for _, f := range moving {
 			f()
 		}
@@ -617,7 +621,7 @@ func (d *dirRename) deleteOne(ctx context.Context, b renamedBlob) error {
 	}
 	if h != nil {
 		h.now = &blob.Written{ETag: b.copy.ETag, Modified: b.copy.Modified}
-		h.file.movedTo(dst, *h.now)
+		h.file.MovedTo(dst, *h.now)
 	}
 	return nil
 }

@@ -132,19 +132,26 @@ func (v *view) renameFile(ctx context.Context, n, target *node, from, to end, no
 	if err != nil {
 		return err
 	}
-	defer v.cache.Moving(v.cont, from.path, p.ETag)()
+	over := v.cache.Moving(v.cont, from.path, p.ETag)
 	w, err := v.moveBlob(ctx, target, from.path, to.path, p, noReplace)
 	if err != nil {
+		over()
 		f.EndMove("", nil)
 		return err
 	}
 	// A rename by the service leaves the version as it is: another one may be somebody else's, whose bytes are not ours.
-	if _, ok := blob.AsRenamer(v.cont); !ok || w.ETag == p.ETag {
+	_, atOnce := blob.AsRenamer(v.cont)
+	same := !atOnce || w.ETag == p.ETag
+	if same {
 		v.cache.Moved(v.cont, from.path, p.ETag, to.path, w.ETag)
 	}
 	p.Name, p.ETag, p.Modified = to.path, w.ETag, w.Modified
 	// Before a commit can be made: it is to tell Names of the new path, and of a later version than this.
 	v.moved(n, from, to, blobcache.Entry{Properties: p})
+	if same {
+		f.MovedTo(to.path, w)
+	}
+	over() // reads that failed under the old name wait for it, and not for the lease that EndMove takes
 	f.EndMove(to.path, &w)
 	return nil
 }

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"blobmount/blobcache"
 	"blobmount/blobcache/blob"
+	"blobmount/blobcache/blobtest"
 )
 
 // A name that the service would refuse or alter is refused by the call that makes it, also when nothing needs to be
@@ -288,6 +290,112 @@ func TestRenameTellsBeforeCommits(t *testing.T) {
 	p, err := k.store.Properties("b", blob.Condition{})
 	if e, _, ok := k.fs.names.Known("b"); err != nil || !ok || e.Properties.ETag != p.ETag || k.get("b") != "12" {
 		t.Errorf("Names know %+v, %v; the service has %+v, %v", e, ok, p, err)
+	}
+}
+
+// gated keeps reads of one byte of a blob from the service until the gate is opened.
+type gated struct {
+	blob.Container
+	name         string
+	offset       int64
+	begun, opens chan struct{}
+}
+
+func (g gated) ReadAt(ctx context.Context, name string, offset, count int64, c blob.Condition) (*blob.Body, error) {
+	if name == g.name && offset <= g.offset && g.offset < offset+count {
+		select {
+		case g.begun <- struct{}{}:
+		default: // it is asked again
+		}
+		<-g.opens
+	}
+	return g.Container.ReadAt(ctx, name, offset, count, c)
+}
+
+// renaming is a container with the renames of another one.
+type renaming struct {
+	blob.Container
+	r blob.Renamer
+}
+
+func (r renaming) Rename(ctx context.Context, dst, src string, o blob.RenameOptions) error {
+	return r.r.Rename(ctx, dst, src, o)
+}
+
+func (r renaming) DeleteDirectory(ctx context.Context, name string) error {
+	return r.r.DeleteDirectory(ctx, name)
+}
+
+// A read that finds nothing under the old name goes on when the new one is known: it does not wait for a lease of that, which
+// a service that does not answer keeps back for --retry-for.
+func TestReadsDoNotWaitForLease(t *testing.T) {
+	for _, kind := range []string{"flat", "hierarchical"} {
+		t.Run(kind+"/file", func(t *testing.T) { testReadsDoNotWait(t, kind, "a", "a", "b", "b") })
+	}
+	t.Run("hierarchical/directory", func(t *testing.T) { testReadsDoNotWait(t, "hierarchical", "a", "a/f", "b", "b/f") })
+}
+
+// testReadsDoNotWait renames one of from to to; the file in question has the name old before that, and then now.
+func testReadsDoNotWait(t *testing.T, kind, from, old, to, now string) {
+	const size, at = 8 << 20, 5 << 20
+	gate, done := gated{name: old, offset: at, begun: make(chan struct{}, 1), opens: make(chan struct{})}, make(chan fuse.Status, 1)
+	leased := 0
+	store := blobtest.NewStore(blobtest.StoreOptions{Hierarchical: kind == "hierarchical"})
+	k := newKernelWith(t, func(o *Options) {
+		cache, err := blobcache.Open(blobcache.Config{
+			Dir: t.TempDir(), Size: 1 << 30, Memory: blobcache.MinMemory, BlockSize: 1 << 20, Log: o.Log, Leases: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cache.Close(context.Background()) })
+		service := blobtest.NewHierarchical(store, "https://account.example/container")
+		gate.Container = service.Mem
+		o.Cache, o.Timeout = cache, time.Hour
+		leases := leasing{gate, func(name string) {
+			if name != now {
+				return
+			}
+			leased++
+			close(gate.opens)
+			select {
+			case s := <-done:
+				done <- s
+			case <-time.After(10 * time.Second):
+				t.Error("a read waits for the lease")
+			}
+		}}
+		if o.Container = leases; kind == "hierarchical" {
+			o.Container = renaming{leases, service}
+		}
+	})
+	k.store = store
+	k.put(old, strings.Repeat("x", size))
+	id := k.lookup(fuse.FUSE_ROOT_ID, from)
+	if old != from {
+		id = k.lookup(id, old[len(from)+1:])
+	}
+	fh := k.mustOpen(id, syscall.O_RDWR)
+	go func() {
+		in := fuse.ReadIn{InHeader: header(id), Fh: fh, Offset: at, Size: 4096}
+		res, s := k.fs.Read(nil, &in, make([]byte, 4096))
+		if s == fuse.OK {
+			if got := bytes.Join(res.(*lent).Data.Bytes, nil); string(got) != strings.Repeat("x", 4096) {
+				t.Errorf("%d wrong bytes", len(got))
+			}
+			res.Done()
+		}
+		done <- s
+	}()
+	<-gate.begun
+	if s := k.rename(fuse.FUSE_ROOT_ID, from, to); s != fuse.OK {
+		t.Fatal(s)
+	}
+	if s := <-done; s != fuse.OK || leased != 1 {
+		t.Errorf("the read ends with %v, leases: %d", s, leased)
+	}
+	if s := k.close(id, fh); s != fuse.OK {
+		t.Error(s)
 	}
 }
 
