@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"blobmount/blobcache/blob"
 	"blobmount/blobcache/blobtest"
 )
@@ -455,6 +457,47 @@ func TestRecoverRenameTwice(t *testing.T) {
 	recoverRenames(t, other, s)
 	if at, left := where(t, s), journals(t, cfg.Dir); at != "to" || !slices.Equal(left, []string{path + "2"}) {
 		t.Errorf("%s, journals %q", at, left)
+	}
+}
+
+// TestRecoverRenameBesideListing: who lists renames just when a mount begins does not keep it from finishing them, and the log
+// tells of one that is left to another process.
+func TestRecoverRenameBesideListing(t *testing.T) {
+	s, cfg := newService(), config(t.TempDir())
+	putTree(t, s)
+	leaveRename(t, s, cfg, "Delete")
+	path := journals(t, cfg.Dir)[0]
+	var log bytes.Buffer
+	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	c := openCache(t, cfg)
+	for _, held := range []time.Duration{0, lockPause / 2, 3 * lockPause, time.Hour} {
+		log.Reset()
+		synctest.Test(t, func(t *testing.T) {
+			list, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Flock(int(list.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+				t.Fatal(err)
+			}
+			released := make(chan struct{})
+			go func() {
+				defer close(released)
+				time.Sleep(held)
+				_ = list.Close()
+			}()
+			synctest.Wait()
+			j, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.Close()
+			d := c.openRename(j, path, s)
+			if told := strings.Contains(log.String(), path); (d != nil) != (held < time.Hour) || told != (d == nil) {
+				t.Errorf("locked for %v by another process: found %v, log %q", held, d != nil, log.String())
+			}
+			<-released
+		})
 	}
 }
 

@@ -80,7 +80,7 @@ func readLeftRename(path string) (Rename, error) {
 	}
 	defer f.Close()
 	fd := int(f.Fd())
-	// Shared, and no longer than this takes: a mount that begins may want it.
+	// Shared, and no longer than this takes: a mount that begins may want it, and tries for 50 ms (lockRename).
 	if r.InUse = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) != nil; !r.InUse {
 		err = unix.Flock(fd, unix.LOCK_UN)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -96,14 +97,35 @@ func (c *Cache) openRenames(cont blob.Container) ([]*dirRename, error) {
 	return found, nil
 }
 
+// Who lists renames locks each journal for some microseconds, so that a lock that fails says nothing yet.
+const (
+	lockTries = 10
+	lockPause = 5 * time.Millisecond
+)
+
+// lockRename locks a journal, and reports whether it could: no process works with it.
+func lockRename(f *os.File) bool {
+	for try := 1; ; try++ {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return true
+		}
+		if try == lockTries {
+			return false
+		}
+		time.Sleep(lockPause)
+	}
+}
+
 // openRename returns nil for a journal that is not to be worked with.
 func (c *Cache) openRename(f *os.File, path string, cont blob.Container) *dirRename {
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		return nil // another process does
-	}
+	locked := lockRename(f)
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil || st.Nlink == 0 {
-		return nil // and has finished it
+		return nil // another process has finished it
+	}
+	if !locked {
+		c.log.Info("the rename of a directory is left to the process that works with it", "journal", path)
+		return nil
 	}
 	state, err := readRename(io.NewSectionReader(f, 0, 1<<62), nil)
 	switch {
