@@ -39,6 +39,8 @@ type version struct {
 	ctx     context.Context // ends when the last user has gone
 	cancel  context.CancelFunc
 	running sync.WaitGroup // transfers
+
+	storing sync.Mutex // held while bytes that arrived go to the cache file; guards nothing
 }
 
 // source says where a version's bytes come from.
