@@ -53,7 +53,7 @@ func (v *view) createFile(ctx context.Context, dir *node, name string, mode uint
 	props := blob.Properties{Name: p, Headers: v.newHeaders(p), Metadata: v.newMetadata(kindFile, mode, who), Modified: time.Now()}
 	n := v.made(dir, name, p, blobcache.Entry{Properties: props, Pending: true})
 	n.pending.Store(true)
-	n.keepOut()
+	n.beginWriting()
 	n.mu.Lock()
 	v.nodes.hold(n)
 	n.file = v.cache.CreateFile(v.cont, props, v.hooks(n))
@@ -108,7 +108,8 @@ func (v *view) truncate(ctx context.Context, n *node, f *blobcache.File, size in
 	if f.State().Size == size {
 		return nil
 	}
-	n.keepOut() // O_TRUNC goes with O_RDONLY too
+	n.beginWriting() // O_TRUNC goes with O_RDONLY too
+	defer n.endWriting()
 	v.dirty(n)
 	return f.Truncate(ctx, size)
 }

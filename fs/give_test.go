@@ -8,10 +8,20 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// taken are the pages that a kernel was given.
+// taken are the pages that a kernel was given, and those that it had to drop.
 type taken struct {
-	content map[uint64][]string // by node
-	during  func()              // called while it takes them; may be nil
+	content map[uint64][]string   // by node
+	during  func()                // called while it takes them; may be nil
+	dropped map[uint64][][2]int64 // by node: offset and length
+	answer  fuse.Status           // to that
+}
+
+func (p *taken) InodeNotify(node uint64, off, n int64) fuse.Status {
+	if p.during != nil {
+		p.during()
+	}
+	p.dropped[node] = append(p.dropped[node], [2]int64{off, n})
+	return p.answer
 }
 
 func (p *taken) InodeNotifyStoreCache(node uint64, off int64, data []byte) fuse.Status {
@@ -34,7 +44,7 @@ func newGiven(t *testing.T, content string) (*kernel, *taken, uint64) {
 	if err := k.fs.cache.Prefetch(t.Context(), k.fs.cont, k.nodes[id].properties()); err != nil {
 		t.Fatal(err)
 	}
-	p := &taken{content: map[uint64][]string{}}
+	p := &taken{content: map[uint64][]string{}, dropped: map[uint64][][2]int64{}}
 	k.fs.pages = p
 	return k, p, id
 }
@@ -65,18 +75,41 @@ func TestGive(t *testing.T) {
 	}
 }
 
-// What somebody opened for writing, or made, is not given any more: the kernel's pages are newer.
-func TestGiveNothingToWriters(t *testing.T) {
-	k, p, id := newGiven(t, "content")
-	k.close(id, k.mustOpen(id, syscall.O_RDWR))
-	k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+// What somebody has open for writing is not given. When it is saved, and nobody can write to it any more, it is given
+// again: the kernel may have no pages of what was written.
+func TestGiveNothingBesideWriters(t *testing.T) {
+	for _, access := range []uint32{syscall.O_WRONLY, syscall.O_RDWR} {
+		k, p, id := newGiven(t, "content")
+		fh := k.mustOpen(id, access)
+		k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+		if k.write(id, fh, 0, []byte("C")) != fuse.OK {
+			t.Fatal("write failed")
+		}
+		k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+		if len(p.content) != 0 {
+			t.Errorf("given beside a writer: %v", p.content)
+		}
+		k.close(id, fh)
+		for range 2 {
+			k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+		}
+		if got := p.content[id]; len(got) != 1 || got[0] != "Content" {
+			t.Errorf("given after the writer's close: %q", got)
+		}
+	}
+	k, p, _ := newGiven(t, "")
 	made, fh, s := k.create(fuse.FUSE_ROOT_ID, "made", 0)
-	if s != fuse.OK || k.write(made, fh, 0, []byte("x")) != fuse.OK || k.close(made, fh) != fuse.OK {
-		t.Fatal("create, write or close failed")
+	if s != fuse.OK || k.write(made, fh, 0, []byte("x")) != fuse.OK {
+		t.Fatal("create or write failed")
 	}
 	k.close(made, k.mustOpen(made, syscall.O_RDONLY))
 	if len(p.content) != 0 {
-		t.Errorf("given: %v", p.content)
+		t.Errorf("a new file is given while it is written: %v", p.content)
+	}
+	k.close(made, fh)
+	k.close(made, k.mustOpen(made, syscall.O_RDONLY))
+	if got := p.content[made]; len(got) != 1 || got[0] != "x" {
+		t.Errorf("a new file is given: %q", got)
 	}
 }
 

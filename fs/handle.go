@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
+
 	"blobmount/blobcache"
 )
 
@@ -12,6 +14,8 @@ type handle struct {
 	node  *node
 	file  *blobcache.File // nil for a directory
 	write bool
+	// direct: what is written goes past the kernel's pages, see direct.go.
+	direct bool
 	// keeps: of a directory whose names the kernel may take from its cache, and put there, see dirCache.
 	keeps bool
 
@@ -19,6 +23,12 @@ type handle struct {
 	reader   *blobcache.Reader
 	tag      uint64 // of the positions of reader
 	interest interest
+}
+
+// newHandle returns the handle of a file that the kernel is told to use as out says.
+func newHandle(n *node, f *blobcache.File, write bool, out *fuse.OpenOut) *handle {
+	direct := out.OpenFlags&(fuse.FOPEN_DIRECT_IO|fuse.FOPEN_PASSTHROUGH) == fuse.FOPEN_DIRECT_IO
+	return &handle{node: n, file: f, write: write, direct: direct}
 }
 
 // handles gives handles their numbers. All methods may be called in parallel.

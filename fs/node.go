@@ -34,12 +34,14 @@ type node struct {
 	holds    int
 	children map[string]*node // directories only; the ones in the table
 
-	mu      sync.Mutex      // guards file, users, handles, backing and closed
-	file    *blobcache.File // nil unless open or dirty
-	users   int             // acquire less release
-	handles int             // what the kernel has open
-	backing int32           // the backing file of all handles, 0 if they go through us; see passthrough.go
-	closed  chan struct{}   // closed when backing gets 0; nil when nobody waits for that
+	mu       sync.Mutex      // guards what follows, to closed
+	file     *blobcache.File // nil unless open or dirty
+	users    int             // acquire less release
+	handles  int             // what the kernel has open
+	mappable bool            // some of them were opened for reading and writing
+	paged    bool            // the kernel may have pages of the file; see direct.go
+	backing  int32           // the backing file of all handles, 0 if they go through us; see passthrough.go
+	closed   chan struct{}   // closed when backing gets 0; nil when nobody waits for that
 	// pending says that Names was told that the service does not have our state of the blob yet.
 	pending atomic.Bool
 	// overtaken says that another writer won the name while this was open. The kernel may still know the name as this
@@ -48,8 +50,9 @@ type node struct {
 
 	looked atomic.Uint32 // counts the files of the directory that were looked up
 
-	giving sync.Mutex // guards given; held while bytes are given to the kernel
-	given  bool       // the kernel was given the content, or has other pages; see give.go
+	giving  sync.Mutex // guards what follows; held while bytes are given to the kernel; see give.go
+	given   bool       // the kernel was given the content, or has other pages
+	writing int        // who may change the content
 
 	attrMu sync.Mutex      // guards what is below
 	entry  blobcache.Entry // what the service has
@@ -173,7 +176,7 @@ func (n *node) leavingNames() []string {
 // acquire opens the node's file.
 func (v *view) acquire(n *node, write bool) *blobcache.File {
 	if write {
-		n.keepOut()
+		n.beginWriting()
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -193,6 +196,9 @@ func (v *view) release(n *node, f *blobcache.File, write bool) {
 	n.mu.Unlock()
 	if f.Release(write) {
 		v.retire(n, f)
+	}
+	if write {
+		n.endWriting()
 	}
 }
 

@@ -68,6 +68,7 @@ func (p *passthrough) mappable(ctx context.Context, n *node) error {
 		n.mu.Lock()
 		if n.backing == 0 {
 			n.handles++
+			n.mappable, n.paged = true, true
 			n.mu.Unlock()
 			return nil
 		}
@@ -93,18 +94,19 @@ const mappableWait = 2 * time.Second
 var errMapped = fmt.Errorf("%w: readers have it from the kernel (passthrough), and a mapping of this open would write past the "+
 	"mount; open it when they have closed it, open it for writing only, or mount with --passthrough=off", syscall.EBUSY)
 
-// enter counts a handle and returns its flags and backing file.
-func (p *passthrough) enter(n *node, f *blobcache.File, write bool) (flags uint32, backing int32) {
+// enter counts a handle that is opened for reading or for writing (O_RDONLY, O_WRONLY, and O_RDWR if it is new), and
+// returns its flags and backing file.
+func (p *passthrough) enter(n *node, f *blobcache.File, access uint32) (flags uint32, backing int32) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.handles == 0 && !write && p.on.Load() && f.State().Size >= passthroughMin {
+	if n.handles == 0 && access == syscall.O_RDONLY && p.on.Load() && f.State().Size >= passthroughMin {
 		n.backing = p.register(f)
 	}
 	n.handles++
 	switch {
 	case n.backing == 0:
-		return fuse.FOPEN_KEEP_CACHE, 0 // a node is a version: the pages that the kernel has of it are right
-	case write:
+		return n.cachedFlags(access), 0
+	case access != syscall.O_RDONLY:
 		return fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_DIRECT_IO, n.backing
 	}
 	return fuse.FOPEN_PASSTHROUGH, n.backing
@@ -133,7 +135,11 @@ func (p *passthrough) leave(n *node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.handles--
-	if n.handles > 0 || n.backing == 0 {
+	if n.handles > 0 {
+		return
+	}
+	n.mappable = false
+	if n.backing == 0 {
 		return
 	}
 	if errno := p.registrar.UnregisterBackingFd(n.backing); errno != 0 {

@@ -229,7 +229,8 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName,
 
 func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	n := fs.nodes.get(in.NodeId)
-	write := in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY
+	access := in.Flags & syscall.O_ACCMODE
+	write := access != syscall.O_RDONLY
 	if write && fs.readOnly {
 		return fuse.EROFS
 	}
@@ -238,7 +239,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	}
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	mappable := in.Flags&syscall.O_ACCMODE == syscall.O_RDWR
+	mappable := access == syscall.O_RDWR
 	if mappable { // before it is truncated
 		if err := fs.passthrough.mappable(ctx, n); err != nil {
 			return fs.status("open", n, "", err)
@@ -251,12 +252,12 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 		}
 		return fs.status("open", n, "", err)
 	}
-	out.Fh = fs.handles.add(&handle{node: n, file: f, write: write})
 	if mappable {
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	} else {
-		out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, write)
+		out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, access)
 	}
+	out.Fh = fs.handles.add(newHandle(n, f, write, out))
 	if !write {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH // nothing to commit
 	}
@@ -290,8 +291,8 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, in *fuse.CreateIn, name str
 		return fs.status("create", dir, name, err)
 	}
 	fs.entryOut(n, fs.validFor(), &out.EntryOut)
-	out.Fh = fs.handles.add(&handle{node: n, file: f, write: true})
-	out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, true)
+	out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, in.Flags&syscall.O_ACCMODE)
+	out.Fh = fs.handles.add(newHandle(n, f, true, &out.OpenOut))
 	return fuse.OK
 }
 
@@ -327,7 +328,11 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 	}
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	if err := fs.write(ctx, h.node, h.file, data, int64(in.Offset)); err != nil {
+	err := fs.write(ctx, h.node, h.file, data, int64(in.Offset))
+	if err == nil && h.direct {
+		err = fs.wroteDirect(h.node, int64(in.Offset), int64(len(data)))
+	}
+	if err != nil {
 		return 0, fs.status("write", h.node, "", err)
 	}
 	return uint32(len(data)), fuse.OK

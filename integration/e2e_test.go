@@ -64,6 +64,7 @@ var scenarios = []struct {
 	{"ConvertAppendBlob", testConvertAppendBlob},
 	{"LargerThanCache", testLargerThanCache},
 	{"CachedWrites", testCachedWrites},
+	{"WrittenBesideReaders", testWrittenBesideReaders},
 	{"CachedWritesKilled", testCachedWritesKilled},
 	{"CachedSmall", testCachedSmall},
 	{"CachedMapped", testCachedMapped},
