@@ -45,7 +45,7 @@ func TestSmall(t *testing.T) {
 	t.Chdir("../..")
 	dir := t.TempDir()
 	var out bytes.Buffer
-	err := run(t.Context(), []string{"--scale=0.001", "--runs=1", "--workloads=^(warm-random|cold-four|loader|start-up|eviction|overwrite)$", "--dir", dir}, &out, io.Discard)
+	err := run(t.Context(), []string{"--scale=0.001", "--runs=1", "--workloads=^(warm-random|warm-served|cold-four|loader|start-up|eviction|overwrite)$", "--dir", dir}, &out, io.Discard)
 	if err != nil && !errors.Is(err, errMissed) { // at this scale a ratio says nothing
 		t.Fatal(err)
 	}
@@ -57,10 +57,37 @@ func TestSmall(t *testing.T) {
 			t.Errorf("no row %q", row)
 		}
 	}
+	for row, of := range map[string]string{"warm without passthrough": "the same plain file", "after a remount": "its own second epoch before its remount"} {
+		var ratio float64
+		if text := cell(t, out.String(), row, "bare FUSE"); !strings.HasSuffix(text, " of "+of) {
+			t.Errorf("%s: the ceiling is %q", row, text)
+		} else if _, err := fmt.Sscan(text, &ratio); err != nil || ratio <= 0 || ratio > 10 {
+			t.Errorf("%s: the ceiling is %q, %v", row, text, err)
+		}
+	}
+	if text := cell(t, out.String(), "zero-message opens", "bare FUSE"); text != "" {
+		t.Errorf("a row without a ceiling has one: %q", text)
+	}
 	// These hold at every scale.
 	if s := out.String(); strings.Contains(s, "does not hold") || !strings.Contains(s, "ended by ESTALE) | 0 | holds") || !strings.Contains(s, "could not be read | 0 | 0 | holds") {
 		t.Errorf("%s", s)
 	}
+}
+
+// cell returns what the report has in a column of the row whose name contains a text.
+func cell(t *testing.T, report, row, column string) string {
+	t.Helper()
+	_, table, _ := strings.Cut(report, "\n| workload |")
+	head, rows, _ := strings.Cut(table, "\n")
+	at := slices.IndexFunc(strings.Split(head, "|"), func(s string) bool { return strings.TrimSpace(s) == column })
+	for line := range strings.Lines(rows) {
+		cells := strings.Split(line, "|")
+		if at >= 0 && len(cells) > at+2 && strings.Contains(cells[1], row) {
+			return strings.TrimSpace(cells[at+2]) // beside the empty one before the first bar, and the one that was cut off
+		}
+	}
+	t.Fatalf("no column %q in a row %q:\n%s", column, row, report)
+	return ""
 }
 
 // A workload that takes very long is run only when it is asked for by all of its name.
@@ -204,8 +231,12 @@ func TestMisses(t *testing.T) {
 	sec := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 	ref := measure{took: sec(1), asked: 100}
 	good := line{
-		row:     row{unit: mibRate, target: 0.5, maxRSS: 1000, maxFetched: 2, maxWrites: 7},
-		samples: []sample{{ref, measure{took: sec(4), asked: 100}}, {ref, measure{took: sec(2), asked: 100, rss: 1000, counted: true, fetched: 200, writes: 7}}, {ref, measure{took: sec(1), asked: 100}}},
+		row: row{unit: mibRate, target: 0.5, maxRSS: 1000, maxFetched: 2, maxWrites: 7},
+		samples: []sample{
+			{ref: ref, got: measure{took: sec(4), asked: 100}},
+			{ref: ref, got: measure{took: sec(2), asked: 100, rss: 1000, counted: true, fetched: 200, writes: 7}},
+			{ref: ref, got: measure{took: sec(1), asked: 100}},
+		},
 	}
 	if m := good.misses(); m != nil || good.ratio() != 0.5 {
 		t.Errorf("%v, ratio %v", m, good.ratio())
@@ -224,6 +255,16 @@ func TestMisses(t *testing.T) {
 		if m := bad.misses(); len(m) != 1 || !strings.HasPrefix(m[0], want) || !strings.Contains(bad.markdown(), "**missed**: "+want) {
 			t.Errorf("%s: %v", want, m)
 		}
+	}
+	// What the bare file system reaches is shown, with the median of its ratios, and decides nothing.
+	bare := good
+	bare.ceiling = "the same"
+	bare.samples = slices.Clone(good.samples)
+	for i, s := range []float64{10, 40, 20} {
+		bare.samples[i].bareRef, bare.samples[i].bare = measure{took: sec(1), asked: 50}, measure{took: sec(s), asked: 100}
+	}
+	if m := bare.misses(); m != nil || !strings.Contains(bare.markdown(), "| 0.50 | 0.10 of the same |") {
+		t.Errorf("%v, %s", m, bare.markdown())
 	}
 	r := report{lines: []line{good}, findings: []finding{{holds: true}, {holds: false}}}
 	if r.missed() != 1 {

@@ -62,7 +62,7 @@ func (c cold) start(ctx context.Context, l *lab) (func(context.Context, int) ([]
 			},
 			func() (err error) { normal, err = c.mounted(ctx, l, s, run); return err },
 			func() (err error) { small, err = c.mounted(ctx, l, s, run, smallMemory); return err })
-		return []sample{{bare, normal}, {normal, small}}, err
+		return []sample{{ref: bare, got: normal}, {ref: normal, got: small}}, err
 	}, nil
 }
 
@@ -284,7 +284,7 @@ func coldTensors(l *lab) workload {
 				func() (err error) { ref, err = read.mounted(ctx, l, s, run); return err },
 				func() (err error) { normal, err = mapped.mounted(ctx, l, s, run); return err },
 				func() (err error) { small, err = mapped.mounted(ctx, l, s, run, smallMemory); return err })
-			return []sample{{ref, normal}, {normal, small}}, err
+			return []sample{{ref: ref, got: normal}, {ref: normal, got: small}}, err
 		}, nil
 	}}
 }

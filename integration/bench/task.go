@@ -13,9 +13,10 @@ import (
 	"time"
 )
 
-// A task is what one child process does: read or write files, or download or upload blobs. The parent sends it as one line of JSON; the
-// child answers with a line when it is ready to begin, begins when it gets the next line, and answers with a result
-// when it has ended. So the time that is measured has no start of processes in it.
+// A task is what one child process does: read or write files, download or upload blobs, or serve a file system. The parent
+// sends it as one line of JSON; the child answers with a line when it is ready to begin, begins when it gets the next line,
+// and answers with a result when it has ended. So the time that is measured has no start of processes in it. One that serves
+// does so from its answer until its input ends.
 type task struct {
 	Op    string // one of the operations below
 	Files []file
@@ -28,6 +29,9 @@ type task struct {
 	Spans   []span `json:",omitempty"` // what to read of the only file, in order; empty for all of every file
 	MMap    bool   `json:",omitempty"` // read by copying out of a mapping
 	Out     string `json:",omitempty"` // where download writes
+	// Dir is what serve shows, and Mountpoint where.
+	Dir        string `json:",omitempty"`
+	Mountpoint string `json:",omitempty"`
 	// Connection is the connection string of the service that is uploaded to, which is an embedded one.
 	Connection string `json:",omitempty"`
 	// CheckEvery is after how many bytes read 4 KiB are compared with the content that the name of the blob decides.
@@ -46,6 +50,7 @@ const (
 	opWrite    = "write"    // each file new: create, write in blocks, close
 	opUpload   = "upload"   // one blob after the other, in blocks, Threads of them under way
 	opPut      = "put"      // each blob by one request, Threads of them under way
+	opServe    = "serve"    // Dir by a bare file system, see bareFS; it has no Files
 )
 
 // file is one thing to read or to write.
@@ -79,6 +84,9 @@ func work(in io.Reader, out io.Writer) error {
 	}
 	if err != nil {
 		return fmt.Errorf("task: %w", err)
+	}
+	if t.Op == opServe {
+		return t.serve(lines, out)
 	}
 	run, err := t.prepare()
 	if err != nil {

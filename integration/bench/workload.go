@@ -30,6 +30,8 @@ type row struct {
 	name, reference string
 	unit            unit
 	target          float64 // least ratio of the rates
+	// ceiling says what the rate of the bare file system is compared with, see bareFS; empty where it is not measured.
+	ceiling string
 	// Further conditions, where they are not zero.
 	maxRSS     int64   // bytes, of the daemon at its peak
 	maxWrites  int64   // requests that change something in the service
@@ -93,11 +95,22 @@ func (m *measure) count(s blobserver.Stats) {
 }
 
 // sample is one comparison.
-type sample struct{ ref, got measure }
+type sample struct {
+	ref, got measure
+	// bare is the same workload on the bare file system, and bareRef what that is compared with. They are zero in rows
+	// without a ceiling.
+	bare, bareRef measure
+}
 
-// ratio returns how many times as fast as the reference it was, by the bytes that either read or wrote.
-func (s sample) ratio() float64 {
-	return float64(s.got.asked) / s.got.took.Seconds() / (float64(s.ref.asked) / s.ref.took.Seconds())
+// ratio returns how many times as fast as the reference it was.
+func (s sample) ratio() float64 { return s.got.times(s.ref) }
+
+// ceiling returns the ratio that the bare file system reached.
+func (s sample) ceiling() float64 { return s.bare.times(s.bareRef) }
+
+// times returns how many times as fast as another one it was, by the bytes that either read or wrote.
+func (m measure) times(ref measure) float64 {
+	return float64(m.asked) / m.took.Seconds() / (float64(ref.asked) / ref.took.Seconds())
 }
 
 // line is a measured row.
@@ -117,6 +130,14 @@ func median[T any](values []T, key func(T) float64) float64 {
 }
 
 func (l line) ratio() float64 { return median(l.samples, sample.ratio) }
+
+// atBest is what the bare file system reached, as the table shows it.
+func (l line) atBest() string {
+	if l.ceiling == "" {
+		return ""
+	}
+	return fmt.Sprintf("%.2f of %s", median(l.samples, sample.ceiling), l.ceiling)
+}
 
 // peakRSS is the highest of all runs.
 func (l line) peakRSS() (rss int64) {
@@ -219,11 +240,19 @@ func measureWorkload(ctx context.Context, l *lab, w workload, runs int) (lines [
 		}
 		for i, s := range samples {
 			lines[i].samples = append(lines[i].samples, s)
-			fmt.Fprintf(l.log, "%s, run %d: %s: %.0f against %.0f %s, ratio %.2f\n", w.name, run+1, w.rows[i].name,
-				w.rows[i].rate(s.got), w.rows[i].rate(s.ref), w.rows[i].unit.name, s.ratio())
+			fmt.Fprintf(l.log, "%s, run %d: %s: %.0f against %.0f %s, ratio %.2f%s\n", w.name, run+1, w.rows[i].name,
+				w.rows[i].rate(s.got), w.rows[i].rate(s.ref), w.rows[i].unit.name, s.ratio(), w.rows[i].ceilingOf(s))
 		}
 	}
 	return lines, nil
+}
+
+// ceilingOf says what the bare file system reached in a sample.
+func (r row) ceilingOf(s sample) string {
+	if r.ceiling == "" {
+		return ""
+	}
+	return fmt.Sprintf("; bare FUSE %.0f, %.2f of %s", r.rate(s.bare), s.ceiling(), r.ceiling)
 }
 
 // rate returns what a side reached.

@@ -53,7 +53,7 @@ func (w writing) start(ctx context.Context, l *lab) (func(context.Context, int) 
 		err := alternate(run,
 			func() (err error) { bare, err = w.upload(ctx, s, w.set("bare", run)); return err },
 			func() (err error) { got, err = w.mounted(ctx, l, s, w.set("mounted", run)); return err })
-		return []sample{{bare, got}}, err
+		return []sample{{ref: bare, got: got}}, err
 	}, nil
 }
 
