@@ -1,11 +1,13 @@
 package blobcache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +30,9 @@ type Config struct {
 	Memory int64
 	// BlockSize is the size of the blocks that large files are uploaded in.
 	BlockSize int64
+	// Pages is how much of a file that is written in order, and is already in the service, stays in the kernel's page cache;
+	// the rest is on the disk. 0 leaves that to the kernel.
+	Pages int64
 	// Connections bounds the requests for data that are under way at once, up and down separately. 0 means 64.
 	Connections int
 	// WriteBack says when a close is answered. With it, what was closed is sent after Delay.
@@ -58,6 +63,7 @@ type Cache struct {
 	whole     int64 // blobs of up to this many bytes are fetched at once
 	putMax    int64 // files of up to this many bytes are sent by one Put Blob
 	window    int64 // read-ahead, bytes
+	pages     int64 // see Config.Pages
 	piece     int64 // largest ranged request, bytes
 	now       func() time.Time
 
@@ -82,8 +88,9 @@ type Cache struct {
 	retries      atomic.Int64 // calls of RetryNow
 	sent         signal       // a block has been uploaded, or could not be
 	noBlockCopy  atomic.Bool  // the service cannot make a block out of another blob's bytes
-	// background counts the uploads ahead of a commit, for Close.
+	// background counts the uploads ahead of a commit, and what else goes on by itself, for Close.
 	background sync.WaitGroup
+	writingOut sync.Mutex // held while a block is written out; guards nothing
 
 	mu       sync.Mutex            // guards what is below
 	versions map[key]*version      // open ones
@@ -130,6 +137,7 @@ func Open(cfg Config) (*Cache, error) {
 		window: min(64<<20, cfg.Memory/2),
 		// A Put Blob is sent out of memory.
 		putMax: min(cfg.BlockSize, cfg.Memory/4),
+		pages:  cmp.Or(cfg.Pages, math.MaxInt64),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.budget.limit = cfg.Memory

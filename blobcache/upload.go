@@ -267,6 +267,7 @@ func (f *File) upload(ctx context.Context, st *stage, s *sending) error {
 		}
 	}
 	body.SetCRC64(s.tally.crc64)
+	f.c.writeOut(st.file, s.off, s.n)
 	err := f.cont.StageBlock(ctx, s.name, s.id, body, s.n)
 	if written {
 		err = diagnose(err, body, s.tally)

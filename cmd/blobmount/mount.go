@@ -178,6 +178,8 @@ func (m *mountCommand) prepare(ctx context.Context) (p *parts, err error) {
 		Dir: c.CacheDir, Size: int64(c.CacheSize), Memory: int64(c.Memory), BlockSize: int64(c.BlockSize), Log: p.log,
 		WriteBack: writeBacks[c.WriteBack.word], Delay: time.Duration(c.WriteBackDelay),
 		LastWriterWins: c.LastWriterWins, ConvertAppend: c.ConvertAppend, Leases: c.Leases,
+		// One large file that is written takes at most a sixteenth of the memory from all others.
+		Pages: memoryLimit(os.DirFS("/")) / 16,
 	})
 	if err != nil {
 		return p, err
