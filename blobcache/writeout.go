@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeOut begins to write a block of a staging file to the disk, and lets go of the pages of another one that was written
-// Config.Pages bytes before it. It waits for nothing.
+// writeOut begins to write a block of a staging file to the disk, and lets go of the pages that lie Config.Pages bytes before
+// its end. It waits for nothing.
 //
 // Left to itself, the kernel collects what is written until dirty pages are a tenth of the memory, and soon after that makes
 // writers wait for the disk; and a file that is larger than the memory pushes everything else out of it. What is on its way
@@ -28,8 +28,9 @@ func (c *Cache) writeOut(file *os.File, off, n int64) {
 		// An error is met again by who saves the file, or by nobody.
 		_ = conn.Control(func(fd uintptr) {
 			_ = unix.SyncFileRange(int(fd), off, n, unix.SYNC_FILE_RANGE_WRITE)
-			if far := off - c.pages; far >= 0 {
-				_ = unix.Fadvise(int(fd), far, n, unix.FADV_DONTNEED)
+			// From the start: what was not written yet the last time, or lies in a folio with what was to stay, goes now.
+			if far := off + n - c.pages; far > 0 {
+				_ = unix.Fadvise(int(fd), 0, far, unix.FADV_DONTNEED)
 			}
 		})
 	})
