@@ -74,8 +74,31 @@ func (f *File) Backing() *os.File {
 	if f.base != v || f.stage != nil { // a write came in between
 		return nil
 	}
-	f.exposed = true
+	f.exposed, f.shown = true, inodeOf(file)
 	return file
+}
+
+// Hide tells that the kernel does not read the backing file any more.
+func (f *File) Hide() {
+	f.mu.Lock()
+	f.exposed = false
+	f.mu.Unlock()
+}
+
+// inodeOf returns the inode number of an open file, 0 if it cannot be had.
+func inodeOf(file *os.File) uint64 {
+	var st unix.Stat_t
+	if unix.Fstat(int(file.Fd()), &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// isFile reports whether a version's data lies in the file with this inode number.
+func (v *version) isFile(ino uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.files.data != nil && inodeOf(v.files.data) == ino
 }
 
 // takeOver makes the cache file of the base the staging file of its File: a change of a little in a large file then
@@ -85,6 +108,9 @@ func (f *File) Backing() *os.File {
 func (f *File) takeOver() (*stage, error) {
 	v, c := f.base, f.c
 	if v.size != f.limit || v.size <= c.small && !f.exposed { // a small file is read sooner than its cache file is taken
+		return nil, f.busy()
+	}
+	if f.exposed && !v.isFile(f.shown) { // somebody else has cached the version before our file became it
 		return nil, f.busy()
 	}
 	s, err := c.journaled(f.header())

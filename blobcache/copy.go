@@ -9,7 +9,8 @@ import (
 // CopyFrom lets a new file begin with the bytes [0, end) of another one without fetching them: they are read from that
 // version, and the service copies them at the commit. It reports how many bytes of [off, off+n) became part of the file,
 // 0 if it cannot be done so: then the caller copies by Read and Write. It can where the copy is contiguous from the
-// start of both, src has nothing that is not committed, and what is copied was never written here.
+// start of both, src has nothing that is not committed, what is copied was never written here, and the kernel does not
+// read the file by itself.
 func (f *File) CopyFrom(ctx context.Context, src *File, srcOff, off, n int64) (int64, error) {
 	if f == src || off != srcOff || f.cont != src.cont {
 		return 0, nil
@@ -27,6 +28,9 @@ func (f *File) CopyFrom(ctx context.Context, src *File, srcOff, off, n int64) (i
 		first := off == 0 && f.size == 0 && f.limit == 0 && f.props.Kind == blob.BlockBlob
 		more := off > 0 && f.limit == off && f.size == off && f.under == from
 		if !first && !more || f.stage != nil && f.stage.valid.overlaps(off, end) {
+			return nil
+		}
+		if f.exposed { // the kernel's readers have a file, which must get the bytes
 			return nil
 		}
 		if err := f.prepare(end); err != nil {

@@ -53,7 +53,8 @@ type File struct {
 	later    *time.Timer       // commits it in the background
 	wait     time.Duration     // between the last two attempts of that
 	left     bool              // Close has left the staging file to the next process: nothing is committed any more
-	exposed  bool              // the kernel reads a backing file by itself, until users is 0
+	exposed  bool              // the kernel reads a backing file by itself, until Hide, or users is 0
+	shown    uint64            // the inode number of that file
 	users    int               // Acquire less Release
 	writing  int               // those of them that may write
 }
@@ -157,8 +158,8 @@ func (f *File) Settle() bool {
 // settleStage makes the clean staging file the cached version, or puts what it holds there. f.mu is held.
 func (f *File) settleStage() {
 	st := f.stage
-	if f.gone && f.users > 0 {
-		return // nameless, and still read
+	if f.users > 0 && (f.gone || f.exposed && f.size == 0) {
+		return // nameless and still read; or an empty version, which has no file, and the kernel's readers see what comes next
 	}
 	f.setStage(nil)
 	if f.gone || f.size == 0 {

@@ -16,8 +16,25 @@ import (
 // Write puts p at off. It does not wait for the service as long as what is not sent yet is less than the cache may hold;
 // beyond that it becomes slower (see relieve). On an error nothing of p counts as written.
 func (f *File) Write(ctx context.Context, p []byte, off int64) error {
+	return f.writeAt(ctx, p, func() int64 { return off })
+}
+
+// Append is Write at the end of the file, whatever else changes it, and returns where that was.
+func (f *File) Append(ctx context.Context, p []byte) (off int64, err error) {
+	err = f.writeAt(ctx, p, func() int64 {
+		off = f.size
+		return off
+	})
+	return off, err
+}
+
+// writeAt is Write at a place that is asked for with f.mu held.
+func (f *File) writeAt(ctx context.Context, p []byte, at func() int64) error {
 	f.relieve(ctx)
-	place := func() (int64, int64) { return off, off + int64(len(p)) }
+	place := func() (int64, int64) {
+		off := at()
+		return off, off + int64(len(p))
+	}
 	return f.change(ctx, place, func(off, end int64) error {
 		if err := f.mayWrite(off); err != nil {
 			return err
@@ -177,6 +194,9 @@ func (f *File) newStage() (*stage, error) {
 		if f.exposed {
 			return nil, err
 		}
+	}
+	if f.exposed { // the kernel would go on reading the file that it was shown
+		return nil, f.busy()
 	}
 	return f.c.newStage(f.header())
 }

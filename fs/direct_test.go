@@ -6,6 +6,10 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"blobmount/blobcache"
+	"blobmount/blobcache/blob"
+	"blobmount/blobcache/blobtest"
 )
 
 // flagsOf opens a file and returns its handle, and whether it is direct to the kernel.
@@ -106,4 +110,142 @@ func TestDirectWriteNotSeen(t *testing.T) {
 		}
 	}
 	k.close(id, fh)
+}
+
+// A page that a mapping has changed, and that still has the old bytes, may be written back while it is being dropped: the
+// write counts all the same.
+func TestDirectWriteBesideMapping(t *testing.T) {
+	k, p, id := newGiven(t, "old content")
+	k.close(id, k.mustOpen(id, syscall.O_RDONLY))
+	fh := k.mustOpen(id, syscall.O_WRONLY)
+	mapped := k.mustOpen(id, syscall.O_RDWR)
+	for _, times := range []int{0, 1, 3, mostRewrites} {
+		left := times
+		p.during = func() {
+			if left == 0 {
+				return
+			}
+			left--
+			in := fuse.WriteIn{InHeader: header(id), Fh: mapped, WriteFlags: fuse.WRITE_CACHE}
+			if _, s := k.fs.Write(nil, &in, []byte("old CONTENT")); s != fuse.OK {
+				t.Error(s)
+			}
+		}
+		p.dropped[id] = nil
+		s := k.write(id, fh, 0, []byte("new"))
+		if times == mostRewrites {
+			if s != fuse.EBUSY {
+				t.Errorf("a write that is always undone: %v", s)
+			}
+			break
+		}
+		if got := k.content(id, 11); s != fuse.OK || got[:3] != "new" || times > 0 && got != "new CONTENT" {
+			t.Errorf("written back %d times: %v, %q", times, s, got)
+		}
+		if len(p.dropped[id]) != times+1 {
+			t.Errorf("written back %d times: dropped %v", times, p.dropped[id])
+		}
+	}
+	p.during = nil
+	k.close(id, fh)
+	k.close(id, mapped)
+}
+
+// content returns what a reader gets.
+func (k *kernel) content(id uint64, size int) string {
+	k.t.Helper()
+	d, err := k.nodes[id].opened().Read(k.t.Context(), make([]byte, size), 0)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer d.Done()
+	return string(d.Bytes[0])
+}
+
+// Who appends does so at the end, also when the kernel takes another place for it: a file that was truncated meanwhile would
+// begin with zeros.
+func TestDirectAppend(t *testing.T) {
+	k, p, id := newGiven(t, "")
+	const flags = syscall.O_WRONLY | syscall.O_APPEND
+	fh := k.mustOpen(id, flags)
+	for i, off := range []uint64{0, 100, 2, 9} {
+		p.dropped[id] = nil
+		in := fuse.WriteIn{InHeader: header(id), Fh: fh, Offset: off, Flags: flags}
+		if _, s := k.fs.Write(nil, &in, []byte("abc")); s != fuse.OK {
+			t.Fatal(s)
+		}
+		at := int64(3 * i)
+		if wrong := int64(off) != at; wrong != (len(p.dropped[id]) == 1) {
+			t.Errorf("the kernel says %d, the end is %d: dropped %v", off, at, p.dropped[id])
+		}
+	}
+	if got := k.content(id, 100); got != "abcabcabcabc" {
+		t.Errorf("%q", got)
+	}
+	k.close(id, fh)
+}
+
+// What is written with O_SYNC, or on a mount with sync, is in the service when the write returns: the kernel sends no FSYNC.
+func TestDirectSync(t *testing.T) {
+	for _, flags := range []uint32{0, syscall.O_DSYNC, syscall.O_SYNC} {
+		k := newKernel(t, time.Hour)
+		id, fh, s := k.create(fuse.FUSE_ROOT_ID, "file", flags)
+		if s != fuse.OK {
+			t.Fatal(s)
+		}
+		in := fuse.WriteIn{InHeader: header(id), Fh: fh, Flags: syscall.O_WRONLY | flags}
+		if _, s := k.fs.Write(nil, &in, []byte("abc")); s != fuse.OK {
+			t.Fatal(s)
+		}
+		want := "abc"
+		if flags == 0 {
+			want = ""
+		}
+		if got := k.get("file"); got != want {
+			t.Errorf("flags %#x: the service has %q", flags, got)
+		}
+		k.close(id, fh)
+	}
+}
+
+// open(O_RDONLY|O_TRUNC) is a change like any other: the close commits it.
+func TestTruncatedByReader(t *testing.T) {
+	k, _, id := newGiven(t, "content")
+	var out fuse.OpenOut
+	if s := k.fs.Open(nil, &fuse.OpenIn{InHeader: header(id), Flags: syscall.O_RDONLY | syscall.O_TRUNC}, &out); s != fuse.OK {
+		t.Fatal(s)
+	}
+	if out.OpenFlags&fuse.FOPEN_NOFLUSH != 0 {
+		t.Error("the kernel does not tell of the close")
+	}
+	if s := k.fs.Flush(nil, &fuse.FlushIn{InHeader: header(id), Fh: out.Fh}); s != fuse.OK {
+		t.Fatal(s)
+	}
+	p, err := k.store.Properties("file", blob.Condition{})
+	if err != nil || p.Size != 0 {
+		t.Errorf("after the close the service has %d bytes, %v", p.Size, err)
+	}
+	k.fs.Release(nil, &fuse.ReleaseIn{InHeader: header(id), Fh: out.Fh})
+}
+
+// A new file that cannot be opened, since its lease is not to be had, is no node that the kernel knows.
+func TestCreateWithoutLease(t *testing.T) {
+	k := newKernelWith(t, func(o *Options) {
+		cache, err := blobcache.Open(blobcache.Config{
+			Dir: t.TempDir(), Size: 1 << 30, Memory: blobcache.MinMemory, BlockSize: 1 << 20, Leases: true, Log: o.Log,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Cache = cache
+		faults := blobtest.NewFaults(o.Container)
+		faults.Add(blobtest.Fault{Op: "AcquireLease", Err: &blob.Error{Code: blob.Unavailable, Op: "AcquireLease"}})
+		o.Container = faults
+	})
+	if _, _, s := k.create(fuse.FUSE_ROOT_ID, "file", 0); s == fuse.OK {
+		t.Fatal("created without a lease")
+	}
+	if n := k.fs.nodes.size(); n != 1 {
+		t.Errorf("%d nodes are left", n)
+	}
 }

@@ -81,15 +81,22 @@ func (v *view) createNow(ctx context.Context, dir *node, name string, mode uint3
 	f := v.acquire(n, true)
 	if err := f.Lease(ctx); err != nil {
 		v.release(n, f, true)
+		v.nodes.forget(n.id, 1) // the kernel is not told of it
 		return nil, nil, err
 	}
 	return n, f, nil
 }
 
-// write puts p at off. For a handle that appends, off is the end: the kernel orders the writes of one inode.
+// write puts p at off. For a handle that appends through the kernel's pages, off is what the kernel takes for the end.
 func (v *view) write(ctx context.Context, n *node, f *blobcache.File, p []byte, off int64) error {
 	v.dirty(n)
 	return f.Write(ctx, p, off)
+}
+
+// append puts p at the end of a file, and returns where that was.
+func (v *view) append(ctx context.Context, n *node, f *blobcache.File, p []byte) (off int64, err error) {
+	v.dirty(n)
+	return f.Append(ctx, p)
 }
 
 // killPrivileges is what a write by somebody without privilege does to the mode.
@@ -108,8 +115,6 @@ func (v *view) truncate(ctx context.Context, n *node, f *blobcache.File, size in
 	if f.State().Size == size {
 		return nil
 	}
-	n.beginWriting() // O_TRUNC goes with O_RDONLY too
-	defer n.endWriting()
 	v.dirty(n)
 	return f.Truncate(ctx, size)
 }

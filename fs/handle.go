@@ -14,8 +14,8 @@ type handle struct {
 	node  *node
 	file  *blobcache.File // nil for a directory
 	write bool
-	// direct: what is written goes past the kernel's pages, see direct.go.
-	direct bool
+	// direct: what is written goes past the kernel's pages, and paged says that there may be some; see direct.go.
+	direct, paged bool
 	// keeps: of a directory whose names the kernel may take from its cache, and put there, see dirCache.
 	keeps bool
 
@@ -27,8 +27,11 @@ type handle struct {
 
 // newHandle returns the handle of a file that the kernel is told to use as out says.
 func newHandle(n *node, f *blobcache.File, write bool, out *fuse.OpenOut) *handle {
-	direct := out.OpenFlags&(fuse.FOPEN_DIRECT_IO|fuse.FOPEN_PASSTHROUGH) == fuse.FOPEN_DIRECT_IO
-	return &handle{node: n, file: f, write: write, direct: direct}
+	return &handle{
+		node: n, file: f, write: write,
+		direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0,
+		paged:  out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0, // else all have the backing file, and the kernel its pages only
+	}
 }
 
 // handles gives handles their numbers. All methods may be called in parallel.

@@ -49,6 +49,7 @@ type node struct {
 	overtaken atomic.Bool
 
 	looked atomic.Uint32 // counts the files of the directory that were looked up
+	stored atomic.Uint64 // counts the writes of pages that the kernel had; see direct.go
 
 	giving  sync.Mutex // guards what follows; held while bytes are given to the kernel; see give.go
 	given   bool       // the kernel was given the content, or has other pages

@@ -91,8 +91,9 @@ func (p *passthrough) mappable(ctx context.Context, n *node) error {
 // mappableWait is how long an open for reading and writing waits for readers.
 const mappableWait = 2 * time.Second
 
-var errMapped = fmt.Errorf("%w: readers have it from the kernel (passthrough), and a mapping of this open would write past the "+
-	"mount; open it when they have closed it, open it for writing only, or mount with --passthrough=off", syscall.EBUSY)
+var errMapped = fmt.Errorf("%w: readers, or a writer that came beside them, have it from the kernel (passthrough), and a mapping "+
+	"of this open would write past the mount; open it when they have closed it, open it for writing only, or mount with "+
+	"--passthrough=off", syscall.EBUSY)
 
 // enter counts a handle that is opened for reading or for writing (O_RDONLY, O_WRONLY, and O_RDWR if it is new), and
 // returns its flags and backing file.
@@ -146,6 +147,9 @@ func (p *passthrough) leave(n *node) {
 		p.log.Warn("backing file cannot be unregistered, its disk space is held until the unmount", "error", errno)
 	}
 	n.backing = 0
+	if n.file != nil {
+		n.file.Hide()
+	}
 	if n.closed != nil {
 		close(n.closed)
 		n.closed = nil

@@ -230,7 +230,8 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName,
 func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	n := fs.nodes.get(in.NodeId)
 	access := in.Flags & syscall.O_ACCMODE
-	write := access != syscall.O_RDONLY
+	truncate := in.Flags&syscall.O_TRUNC != 0
+	write := access != syscall.O_RDONLY || truncate // O_TRUNC goes with O_RDONLY too, and is committed by the close
 	if write && fs.readOnly {
 		return fuse.EROFS
 	}
@@ -245,7 +246,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 			return fs.status("open", n, "", err)
 		}
 	}
-	f, err := fs.openChanging(ctx, n, write, in.Flags&syscall.O_TRUNC != 0)
+	f, err := fs.openChanging(ctx, n, write, truncate)
 	if err != nil {
 		if mappable {
 			fs.passthrough.leave(n)
@@ -328,11 +329,7 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byt
 	}
 	ctx := newRequest(cancel, in.Pid)
 	defer ctx.end()
-	err := fs.write(ctx, h.node, h.file, data, int64(in.Offset))
-	if err == nil && h.direct {
-		err = fs.wroteDirect(h.node, int64(in.Offset), int64(len(data)))
-	}
-	if err != nil {
+	if err := fs.writeHandle(ctx, h, in, data); err != nil {
 		return 0, fs.status("write", h.node, "", err)
 	}
 	return uint32(len(data)), fuse.OK
