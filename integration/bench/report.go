@@ -76,14 +76,15 @@ requests that change something (in brackets) are the worst of the runs. The serv
 delay; `+"`azure`"+` waits %v to %v before each first byte, and sends %d MiB/s over one connection and %d MiB/s over all.
 Rows with other delays name them; bandwidths bound uploads as they bound downloads.
 
-Where FUSE itself is a limit, "bare FUSE" is the median ratio that the same workload reached in the same runs on a file system
-that does nothing but answer the same messages from memory: what it falls short of is the cost of the kernel, of go-fuse and
-of the machine, and what blobmount falls short of it is blobmount's own.
+Where the machine itself is a limit, "at best" is the median ratio that the same workload reached in the same runs on what does
+nothing else: "bare FUSE" is a file system that only answers the same messages from memory, and a plain file is one on the
+disk of the cache. What these fall short of is the cost of the kernel, of go-fuse and of the machine; what blobmount falls
+short of them is blobmount's own.
 
 A write has ended when the last close has returned. Then what the service holds is compared with what was written. The
 references of writes are what azblob reaches alone, without a disk in between.
 
-| workload | reference | reference rate | rate | ratio | at least | bare FUSE | peak RSS | CPU of the daemon | requests (writes) | fetched / asked | uploaded / asked | |
+| workload | reference | reference rate | rate | ratio | at least | at best | peak RSS | CPU of the daemon | requests (writes) | fetched / asked | uploaded / asked | |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
 `, azure.shape.Latency, azure.shape.Latency+azure.shape.Jitter, azure.shape.ConnBandwidth>>20, azure.shape.TotalBandwidth>>20)
 	}

@@ -87,7 +87,7 @@ func loader(l *lab) workload {
 			{name: "the same, second epoch, read-only mount with zero-message opens", reference: "plain copy", unit: fileRate, target: 0.60},
 			{name: "an epoch after `drop_caches`, everything in the cache, read-write mount", reference: "plain copy after `drop_caches`", unit: fileRate, target: 0.30},
 			{name: "an epoch after a remount, cache kept, read-write mount", reference: "second epoch before it", unit: fileRate, target: 0.90, noData: true,
-				ceiling: "its own second epoch before its remount"},
+				ceiling: "bare FUSE, of its own second epoch before its remount"},
 		},
 		start: func(ctx context.Context, l *lab) (func(context.Context, int) ([]sample, error), error) {
 			d, err := makeDataset(l)

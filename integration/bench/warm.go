@@ -271,7 +271,7 @@ func warmServed(l *lab) workload {
 		name: "warm-served",
 		rows: []row{{
 			name:      fmt.Sprintf("warm without passthrough: sequential 1 MiB, %s, FUSE page cache empty, cache file in the page cache", size(l.bytes(warmSize))),
-			reference: "plain file in the page cache", unit: mibRate, target: 0.35, ceiling: "the same plain file",
+			reference: "plain file in the page cache", unit: mibRate, target: 0.35, ceiling: "bare FUSE, of the same plain file",
 		}},
 		start: func(ctx context.Context, l *lab) (func(context.Context, int) ([]sample, error), error) {
 			w, err := warmUp(ctx, l, "--passthrough=off")

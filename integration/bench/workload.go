@@ -30,7 +30,7 @@ type row struct {
 	name, reference string
 	unit            unit
 	target          float64 // least ratio of the rates
-	// ceiling says what the rate of the bare file system is compared with, see bareFS; empty where it is not measured.
+	// ceiling says what does nothing else, and what its rate is compared with; empty where it is not measured.
 	ceiling string
 	// Further conditions, where they are not zero.
 	maxRSS     int64   // bytes, of the daemon at its peak
@@ -97,7 +97,7 @@ func (m *measure) count(s blobserver.Stats) {
 // sample is one comparison.
 type sample struct {
 	ref, got measure
-	// bare is the same workload on the bare file system, and bareRef what that is compared with. They are zero in rows
+	// bare is the same workload on what does nothing else, and bareRef what that is compared with. They are zero in rows
 	// without a ceiling.
 	bare, bareRef measure
 }
@@ -105,7 +105,7 @@ type sample struct {
 // ratio returns how many times as fast as the reference it was.
 func (s sample) ratio() float64 { return s.got.times(s.ref) }
 
-// ceiling returns the ratio that the bare file system reached.
+// ceiling returns the ratio that was reached by what does nothing else.
 func (s sample) ceiling() float64 { return s.bare.times(s.bareRef) }
 
 // times returns how many times as fast as another one it was, by the bytes that either read or wrote.
@@ -131,12 +131,12 @@ func median[T any](values []T, key func(T) float64) float64 {
 
 func (l line) ratio() float64 { return median(l.samples, sample.ratio) }
 
-// atBest is what the bare file system reached, as the table shows it.
+// atBest is what was reached by what does nothing else, as the table shows it.
 func (l line) atBest() string {
 	if l.ceiling == "" {
 		return ""
 	}
-	return fmt.Sprintf("%.2f of %s", median(l.samples, sample.ceiling), l.ceiling)
+	return fmt.Sprintf("%.2f: %s", median(l.samples, sample.ceiling), l.ceiling)
 }
 
 // peakRSS is the highest of all runs.
@@ -247,12 +247,12 @@ func measureWorkload(ctx context.Context, l *lab, w workload, runs int) (lines [
 	return lines, nil
 }
 
-// ceilingOf says what the bare file system reached in a sample.
+// ceilingOf says what was reached in a sample by what does nothing else.
 func (r row) ceilingOf(s sample) string {
 	if r.ceiling == "" {
 		return ""
 	}
-	return fmt.Sprintf("; bare FUSE %.0f, %.2f of %s", r.rate(s.bare), s.ceiling(), r.ceiling)
+	return fmt.Sprintf("; at best %.0f, ratio %.2f: %s", r.rate(s.bare), s.ceiling(), r.ceiling)
 }
 
 // rate returns what a side reached.

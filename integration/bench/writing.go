@@ -49,11 +49,17 @@ func (w writing) start(ctx context.Context, l *lab) (func(context.Context, int) 
 		return nil, err
 	}
 	return func(ctx context.Context, run int) ([]sample, error) {
-		var bare, got measure
-		err := alternate(run,
-			func() (err error) { bare, err = w.upload(ctx, s, w.set("bare", run)); return err },
-			func() (err error) { got, err = w.mounted(ctx, l, s, w.set("mounted", run)); return err })
-		return []sample{{ref: bare, got: got}}, err
+		var x sample
+		sides := []func() error{
+			func() (err error) { x.ref, err = w.upload(ctx, s, w.set("bare", run)); return err },
+			func() (err error) { x.got, err = w.mounted(ctx, l, s, w.set("mounted", run)); return err },
+		}
+		if w.row.ceiling != "" {
+			sides = append(sides, func() (err error) { x.bare, err = w.local(ctx, l, w.set("local", run)); return err })
+		}
+		err := alternate(run, sides...)
+		x.bareRef = x.ref
+		return []sample{x}, err
 	}, nil
 }
 
@@ -90,6 +96,26 @@ func (w writing) mounted(ctx context.Context, l *lab, s *service, set blobserver
 	return got, discard(m.cache)
 }
 
+// local writes plain files to the disk on which the mount has its cache, and sends nothing.
+func (w writing) local(ctx context.Context, l *lab, set blobserver.Synthetic) (measure, error) {
+	dir, err := l.newDir("plain")
+	if err != nil {
+		return measure{}, err
+	}
+	if err := os.Mkdir(filepath.Join(dir, set.Prefix), 0o700); err != nil {
+		return measure{}, err
+	}
+	files := make([]file, set.Count)
+	for i := range files {
+		files[i] = file{Path: filepath.Join(dir, set.Name(i)), Name: set.Name(i), Size: set.Size}
+	}
+	m, err := timed(ctx, w.tasks(files)...)
+	if err != nil {
+		return m, err
+	}
+	return m, discard(dir)
+}
+
 // tasks deals the files out to the writers.
 func (w writing) tasks(files []file) []task {
 	tasks := make([]task, min(w.writers, len(files)))
@@ -120,14 +146,14 @@ func (w writing) verify(ctx context.Context, s *service, files []file) error {
 }
 
 // one is a workload of one file, written in order.
-func one(l *lab, name string, p preset, where string, target float64) workload {
+func one(l *lab, name string, p preset, where string, target float64, ceiling string) workload {
 	n := l.bytes(4 << 30)
 	return writing{
 		name: name,
 		row: row{
 			name:      fmt.Sprintf("write %s in order, one writer, %s", size(n), where),
 			reference: fmt.Sprintf("bare program: azblob's UploadStream, blocks of %s, %d under way", size(uploadBlock), uploadsAhead),
-			unit:      mibRate, target: target, maxRSS: maxWriteRSS,
+			unit:      mibRate, target: target, maxRSS: maxWriteRSS, ceiling: ceiling,
 		},
 		preset: p, files: 1, size: n, writers: 1, block: 1 << 20,
 		bare: task{Op: opUpload, Block: uploadBlock, Threads: uploadsAhead},
@@ -137,10 +163,12 @@ func one(l *lab, name string, p preset, where string, target float64) workload {
 func writeSequential(l *lab) workload {
 	const where = "20 ms a request, 60 MiB/s over one connection, 300 MiB/s over all"
 	shape := blobserver.Shape{Latency: 20 * time.Millisecond, ConnBandwidth: 60 << 20, TotalBandwidth: 300 << 20}
-	return one(l, "write-sequential", preset{"far", shape}, where, 0.90)
+	return one(l, "write-sequential", preset{"far", shape}, where, 0.90, "")
 }
 
-func writeLAN(l *lab) workload { return one(l, "write-lan", lan, "`lan`", 0.50) }
+func writeLAN(l *lab) workload {
+	return one(l, "write-lan", lan, "`lan`", 0.50, "a plain file, of the same bare program")
+}
 
 // Small files: what may be asked beyond one request for each is for their directory.
 const (

@@ -32,6 +32,7 @@ func TestSmallWrites(t *testing.T) {
 			t.Errorf("no row %q", row)
 		}
 	}
+	checkCeiling(t, out.String(), "one writer, `lan`", "a plain file, of the same bare program")
 	if strings.Contains(out.String(), "write requests") {
 		t.Errorf("more than 50 requests beside those of ten files:\n%s", out.String())
 	}
