@@ -2,6 +2,8 @@ package blobcache
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -267,6 +269,35 @@ func TestRecoverUnopenable(t *testing.T) {
 		}
 		if strings.Count(log.String(), "level=WARN") != 1 {
 			t.Errorf("%s: log %q", ext, log.String())
+		}
+	}
+}
+
+// failing is a disk that cannot read what lies behind the first bytes.
+type failing struct {
+	io.Reader
+}
+
+func (f failing) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = unix.EIO
+	}
+	return n, err
+}
+
+// TestJournalReadFails: a journal that the disk cannot read is neither empty nor shorter than it was: it would be deleted or
+// cut off.
+func TestJournalReadFails(t *testing.T) {
+	s, cfg := newService(), writeBackConfig(t.TempDir())
+	whole, err := os.ReadFile(leaveFile(t, s, cfg, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole {
+		rec, err := readJournal(failing{bytes.NewReader(whole[:n])})
+		if !errors.Is(err, errJournal) || !errors.Is(err, unix.EIO) || errors.Is(err, errEmpty) {
+			t.Fatalf("%d bytes: %+v, error %v", n, rec, err)
 		}
 	}
 }
