@@ -102,6 +102,7 @@ type dirRename struct {
 
 	mu     sync.Mutex // guards what is below
 	j      *journal
+	synced int64  // bytes of j that the disk has for certain
 	path   string // of j
 	state  renameState
 	held   map[string]*heldFile
@@ -331,6 +332,7 @@ func (d *dirRename) begin(h renameHeader) error {
 		err = j.file.Sync()
 	}
 	if err == nil {
+		d.synced = j.size
 		err = syncDir(dir)
 	}
 	if err != nil {
@@ -342,13 +344,22 @@ func (d *dirRename) begin(h renameHeader) error {
 	return nil
 }
 
+// sync returns when the disk has all of the journal. d.mu is held.
+func (d *dirRename) sync() error {
+	if err := unix.Fdatasync(int(d.j.file.Fd())); err != nil {
+		return err
+	}
+	d.synced = d.j.size
+	return nil
+}
+
 // decide notes, on the disk, in which direction the rename goes from now on.
 func (d *dirRename) decide(record byte, phase renamePhase) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	err := d.j.add(record, nil)
 	if err == nil {
-		err = unix.Fdatasync(int(d.j.file.Fd()))
+		err = d.sync()
 	}
 	if err != nil && phase == renameForward {
 		return err
@@ -434,7 +445,7 @@ func (d *dirRename) plan(page []blob.Properties) (first int64, blobs []renamedBl
 		if err := d.checkLength(name); err != nil {
 			return 0, nil, err // it was made since checkNames has looked
 		}
-		b, typ := renamedBlob{name: name, etag: p.ETag, size: p.Size}, byte(recPlanned)
+		b, typ := renamedBlob{name: name, etag: p.ETag, size: p.Size, modified: p.Modified}, byte(recPlanned)
 		if isClaim(&p) {
 			b.stale, b.done, typ = true, true, recStale
 		}
@@ -445,6 +456,13 @@ func (d *dirRename) plan(page []blob.Properties) (first int64, blobs []renamedBl
 		return d.state.planned, nil, nil
 	}
 	if err := d.j.addRecords(records); err != nil {
+		return 0, nil, err
+	}
+	// On the disk before the first copy: after a loss of power the copies would be of versions that nobody knows, and count
+	// for those that are listed anew, and the way back would miss the pages after the one that fails. One sync for 5,000
+	// blobs, whose copies take seconds.
+	if err := d.sync(); err != nil {
+		d.j.size -= int64(len(records)) // nothing of this page is copied
 		return 0, nil, err
 	}
 	first = d.state.planned
@@ -516,18 +534,21 @@ func (d *dirRename) copyOne(ctx context.Context, b renamedBlob) (renamedBlob, er
 		if err != nil {
 			return b, err
 		}
-		b.etag, b.size = p.ETag, p.Size
+		b.etag, b.size, b.modified = p.ETag, p.Size, p.Modified
 	}
 }
 
+// copySkew is more than the clocks of the servers of one account differ, whose times are compared.
+const copySkew = 10 * time.Second
+
 // isCopy returns what is under the new name of a blob, and whether it is a copy that this rename made. A blob that is not
-// there is none.
+// there is none. The service does not say of which version a copy is, but a version that was made after it is another one.
 func (d *dirRename) isCopy(ctx context.Context, b renamedBlob) (blob.Properties, bool, error) {
 	p, err := d.cont.Properties(ctx, d.To+b.name, blob.Condition{})
 	if blob.Is(err, blob.NotFound) {
 		return p, false, nil
 	}
-	return p, err == nil && p.CopiedFrom == d.From+b.name && p.Size == b.size, err
+	return p, err == nil && p.CopiedFrom == d.From+b.name && p.Size == b.size && !b.modified.After(p.Modified.Add(copySkew)), err
 }
 
 // pages calls do for the pages of the plan.

@@ -374,7 +374,14 @@ func (m *mortal) Delete(ctx context.Context, name string, c blob.Condition) erro
 
 // TestRenameCrashAtEachCall ends the process between any two requests of a rename, and the next one between any two
 // requests of its recovery. The third one always ends with each blob in exactly one place.
-func TestRenameCrashAtEachCall(t *testing.T) {
+func TestRenameCrashAtEachCall(t *testing.T) { renameCrashes(t, crash) }
+
+// TestRenamePowerCutAtEachCall is the same with losses of power.
+func TestRenamePowerCutAtEachCall(t *testing.T) {
+	renameCrashes(t, func(c *Cache) { powerCut(t, c) })
+}
+
+func renameCrashes(t *testing.T, crash func(*Cache)) {
 	for _, after := range []bool{false, true} {
 		ends := map[string]int{}
 		for n, more := 1, true; more; n++ {
@@ -523,6 +530,11 @@ type meddling struct {
 func (m *meddling) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
 	m.before("Copy", dst)
 	return m.service.Copy(ctx, dst, src, o)
+}
+
+func (m *meddling) Properties(ctx context.Context, name string, c blob.Condition) (blob.Properties, error) {
+	m.before("Properties", name)
+	return m.service.Properties(ctx, name, c)
 }
 
 func (m *meddling) Delete(ctx context.Context, name string, c blob.Condition) error {
