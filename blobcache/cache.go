@@ -90,6 +90,10 @@ type Cache struct {
 	noBlockCopy  atomic.Bool  // the service cannot make a block out of another blob's bytes
 	// background counts the uploads ahead of a commit, and what else goes on by itself, for Close.
 	background sync.WaitGroup
+	// look ends when Close begins. looking counts those that look again, until then, at what other processes work with.
+	look       context.Context
+	stopLook   context.CancelFunc
+	looking    sync.WaitGroup
 	writingOut sync.Mutex // held while a block is written out; guards nothing
 
 	mu       sync.Mutex            // guards what is below
@@ -140,6 +144,7 @@ func Open(cfg Config) (*Cache, error) {
 		pages:  cmp.Or(cfg.Pages, math.MaxInt64),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.look, c.stopLook = context.WithCancel(c.ctx)
 	c.budget.limit = cfg.Memory
 	c.budget.reclaim = c.residents.reclaim
 	c.residents.list.Init()
@@ -180,6 +185,10 @@ func (c *Cache) Close(ctx context.Context) error {
 		return nil
 	}
 	c.closed = true
+	c.mu.Unlock()
+	c.stopLook()
+	c.looking.Wait() // what they have taken over is among the files now
+	c.mu.Lock()
 	open := maps.Clone(c.files)
 	maps.Copy(open, c.stagers)
 	dirty := slices.Collect(maps.Keys(open))

@@ -24,8 +24,10 @@ type service struct {
 	faults *blobtest.Faults
 }
 
-func newService() *service {
-	store := blobtest.NewStore(blobtest.StoreOptions{})
+func newService() *service { return newServiceOf(blobtest.StoreOptions{}) }
+
+func newServiceOf(o blobtest.StoreOptions) *service {
+	store := blobtest.NewStore(o)
 	faults := blobtest.NewFaults(blobtest.NewContainer(store, "https://account.example/container"))
 	return &service{blobtest.NewTrace(faults), store, faults}
 }

@@ -343,14 +343,18 @@ func readJournal(r io.Reader) (*record, error) {
 // bytes, and the CRC-32C of the salt. A journal without a record is an error.
 func readRecords(r io.Reader, take func(typ byte, payload []byte) error) (length int64, seed uint32, err error) {
 	salt := make([]byte, saltSize)
-	if _, err := io.ReadFull(r, salt); err != nil || binary.LittleEndian.Uint64(salt) == 0 {
+	if _, err := io.ReadFull(r, salt); err != nil && !atEnd(err) {
+		return 0, 0, fmt.Errorf("%w: %w", errJournal, err)
+	} else if err != nil || binary.LittleEndian.Uint64(salt) == 0 {
 		return 0, 0, errEmpty
 	}
 	seed = crc32.Checksum(salt, castagnoli)
 	length = int64(saltSize)
 	head := make([]byte, 9)
 	for {
-		if _, err := io.ReadFull(r, head); err != nil {
+		if _, err := io.ReadFull(r, head); err != nil && !atEnd(err) { // else the records behind it would be cut off
+			return 0, 0, fmt.Errorf("%w: %w", errJournal, err)
+		} else if err != nil {
 			break
 		}
 		n := binary.LittleEndian.Uint32(head)
@@ -359,7 +363,9 @@ func readRecords(r io.Reader, take func(typ byte, payload []byte) error) (length
 		}
 		body := make([]byte, 1+n)
 		body[0] = head[8]
-		if _, err := io.ReadFull(r, body[1:]); err != nil || crc32.Update(seed, castagnoli, body) != binary.LittleEndian.Uint32(head[4:]) {
+		if _, err := io.ReadFull(r, body[1:]); err != nil && !atEnd(err) {
+			return 0, 0, fmt.Errorf("%w: %w", errJournal, err)
+		} else if err != nil || crc32.Update(seed, castagnoli, body) != binary.LittleEndian.Uint32(head[4:]) {
 			break
 		}
 		if err := take(body[0], body[1:]); err != nil {
@@ -372,6 +378,9 @@ func readRecords(r io.Reader, take func(typ byte, payload []byte) error) (length
 	}
 	return length, seed, nil
 }
+
+// atEnd reports whether a read failed since the file ends there.
+func atEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // apply takes one more record into account. Only a header may come first.
 func (r *record) apply(typ byte, p []byte) (*record, error) {

@@ -234,6 +234,7 @@ func crash(c *Cache) {
 	c.closed = true
 	c.mu.Unlock()
 	c.cancel()
+	c.looking.Wait()
 	c.background.Wait()
 	for _, f := range files {
 		f.mu.Lock()

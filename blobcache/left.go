@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -12,8 +13,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"blobmount/blobcache/blob"
 )
@@ -59,9 +58,11 @@ type Left struct {
 	PID       int       // of the process that made it
 }
 
-// left is a staging file that this process has locked.
+// left is a staging file that was opened.
 type left struct {
 	Left
+	ctx     context.Context // ends verify
+	path    string          // of both files, without an extension
 	rec     *record
 	journal *os.File
 	data    *os.File // nil when there is none
@@ -82,21 +83,38 @@ func ListLeft(dir string) ([]Left, error) {
 	}
 	var out []Left
 	for _, id := range ids {
-		l, err := openLeft(dir, id, false)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // committed just now
-		}
-		if err != nil {
+		switch l, err := FindLeft(dir, id); {
+		case err == nil:
+			out = append(out, l)
+		case !errors.Is(err, os.ErrNotExist): // else it was committed just now
 			return nil, err
 		}
-		if l.rec == nil || l.worthSaving() {
-			out = append(out, l.Left)
-		}
-		l.close()
 	}
 	slices.SortFunc(out, func(a, b Left) int { return cmp.Or(a.Changed.Compare(b.Changed), strings.Compare(a.ID, b.ID)) })
 	return out, nil
 }
+
+// FindLeft is ListLeft for one staging file. It fails with os.ErrNotExist if that has nothing to save.
+func FindLeft(dir, id string) (Left, error) {
+	if !isLeftID(id) {
+		return Left{}, fmt.Errorf("staging file %q: %w", id, os.ErrNotExist)
+	}
+	found, err := lookLeft(dir, id, func() {})
+	switch {
+	case err == nil && (found.rec == nil || found.worthSaving()):
+		return found.Left, nil
+	case err == nil || errors.Is(err, os.ErrNotExist):
+		return Left{}, os.ErrNotExist
+	}
+	l := Left{ID: id, State: LeftUnreadable, Reason: err.Error()}
+	if st, err := os.Lstat(filepath.Join(dir, stagingDir, id+extJournal)); err == nil {
+		l.Changed = st.ModTime()
+	}
+	return l, nil
+}
+
+// isLeftID reports whether a name may be one of a staging file.
+func isLeftID(id string) bool { return id != "" && !strings.ContainsAny(id, "/.") }
 
 // leftIDs returns the names of all journals.
 func leftIDs(dir string) ([]string, error) {
@@ -116,45 +134,110 @@ func leftIDs(dir string) ([]string, error) {
 	return ids, nil
 }
 
-// errInUse says that another process works with a staging file.
-var errInUse = errors.New("a process works with it")
+// openLeft opens a staging file and locks it. It fails with errInUse while a process works with it, and with os.ErrNotExist
+// when there is nothing to do. ctx ends the comparison of checksums: what is returned then is worth nothing.
+func openLeft(ctx context.Context, dir, id string) (*left, error) {
+	l, err := openJournalOf(ctx, dir, id)
+	if err != nil {
+		return nil, err
+	}
+	locked := lock(l.journal)
+	named, err := hasName(l.journal, l.path+extJournal)
+	switch {
+	case err != nil:
+	case !locked || !named: // its process has just removed or replaced it: that is asked for again
+		if err = errInUse; l.saysNothing() {
+			err = os.ErrNotExist // it is kept for the next staging file
+		}
+	default:
+		if err = l.read(false); errors.Is(err, errEmpty) {
+			_ = os.Remove(l.path + extJournal)
+			err = os.ErrNotExist
+		}
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
 
-// openLeft opens a staging file, and locks it if lock; then it fails with errInUse when somebody else has.
-func openLeft(dir, id string, lock bool) (*left, error) {
+// looks is how often a staging file is judged that changes meanwhile. Who changes it works with it.
+const looks = 3
+
+// lookLeft judges a staging file for somebody who does nothing with it: without a lock, so that a mount which begins
+// meanwhile finds it free. What a process has changed meanwhile is judged anew. It returns it closed, and fails with
+// os.ErrNotExist when there is nothing to save. judged is called after each judgement.
+func lookLeft(dir, id string, judged func()) (*left, error) {
+	for n := 1; ; n++ {
+		l, err := openJournalOf(context.Background(), dir, id)
+		if err != nil {
+			return nil, err
+		}
+		before, err := l.journal.Stat()
+		used := n >= looks || inUse(l.journal)
+		if err == nil {
+			err = l.read(used)
+		}
+		if errors.Is(err, errEmpty) {
+			err = os.ErrNotExist
+		}
+		judged()
+		still := false
+		if err == nil {
+			still, err = l.is(before, used)
+		}
+		l.close()
+		if err != nil || still {
+			return l, err
+		}
+	}
+}
+
+// is reports whether what was read of a journal still holds: what a process makes of its staging file stands there.
+func (l *left) is(before os.FileInfo, used bool) (bool, error) {
+	now, err := l.journal.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := hasName(l.journal, l.path+extJournal)
+	if err != nil || used {
+		return named, err
+	}
+	return named && !inUse(l.journal) && now.Size() == before.Size() && now.ModTime().Equal(before.ModTime()), nil
+}
+
+// openJournalOf opens the journal of a staging file.
+func openJournalOf(ctx context.Context, dir, id string) (*left, error) {
 	path := filepath.Join(dir, stagingDir, id)
 	journal, err := os.OpenFile(path+extJournal, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	l := &left{Left: Left{ID: id}, journal: journal}
-	used := unix.Flock(int(journal.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
-	rec, bad := readJournal(io.NewSectionReader(journal, 0, 1<<62))
+	return &left{Left: Left{ID: id}, ctx: ctx, path: path, journal: journal}, nil
+}
+
+// saysNothing reports whether the journal is empty.
+func (l *left) saysNothing() bool {
+	_, err := containerOf(l.journal)
+	return errors.Is(err, errEmpty)
+}
+
+// read reads the journal and finds out the state. It fails with errEmpty when the journal says nothing.
+func (l *left) read(used bool) error {
+	rec, bad := readJournal(io.NewSectionReader(l.journal, 0, 1<<62))
 	if errors.Is(bad, errEmpty) {
-		if lock && !used {
-			_ = os.Remove(path + extJournal)
-		}
-		l.close()
-		return nil, os.ErrNotExist
+		return bad
 	}
-	if used && lock {
-		l.close()
-		return nil, errInUse
-	}
-	var ours, named unix.Stat_t
-	err = cmp.Or(unix.Fstat(int(journal.Fd()), &ours), unix.Stat(path+extJournal, &named))
-	if err == nil && ours.Ino != named.Ino {
-		err = os.ErrNotExist
-	}
-	if err != nil { // its process has ended or replaced it before we had the lock
-		l.close()
-		return nil, err
-	}
-	if l.data, err = os.OpenFile(path+extData, os.O_RDWR, 0); err != nil && !errors.Is(err, os.ErrNotExist) {
-		l.close()
-		return nil, err
+	data, err := os.OpenFile(l.path+extData, os.O_RDWR, 0)
+	if err == nil {
+		l.data = data
 	}
 	l.judge(rec, bad, used)
-	return l, nil
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !used {
+		l.State, l.Reason = LeftUnreadable, err.Error()
+	}
+	return nil
 }
 
 // judge finds out the state.
@@ -210,6 +293,9 @@ func (l *left) verify() error {
 	scratch := unitBuffers.Get().(*[sumMax]byte)
 	defer unitBuffers.Put(scratch)
 	for _, s := range l.rec.sums {
+		if err := l.ctx.Err(); err != nil {
+			return err
+		}
 		if s.end-s.off > sumMax {
 			return fmt.Errorf("bytes %d to %d have no checksum", s.off, s.end)
 		}
@@ -252,10 +338,17 @@ func Discard(dir, id string) error {
 
 // findLeft locks the staging file that somebody has named. Its error says what to do.
 func findLeft(dir, id string) (*left, error) {
-	if id == "" || strings.ContainsAny(id, "/.") {
+	if !isLeftID(id) {
 		return nil, fmt.Errorf("%q is not an id: blobmount recover list shows them", id)
 	}
-	l, err := openLeft(dir, id, true)
+	var l *left
+	var err error
+	soon([]string{id}, func(ids []string) []string {
+		if l, err = openLeft(context.Background(), dir, id); errors.Is(err, errInUse) {
+			return ids
+		}
+		return nil
+	})
 	switch {
 	case errors.Is(err, errInUse):
 		return nil, fmt.Errorf("a mount still works with %s: it saves it by itself, or unmount first", id)

@@ -45,6 +45,7 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	f.setStage(st)
 	if f.limit == 0 && rec.BlockSize > 0 {
 		if err := f.layOut(st.layout, nil); err != nil {
+			f.setStage(nil)
 			return nil, err
 		}
 	}
@@ -56,48 +57,97 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 const recoverAtOnce = 8
 
 // Recover commits what earlier processes have left finished for a container, and tells the log of what has to wait for
-// somebody. It returns when all is done or ctx ends; what is not committed then is tried again in the background.
+// somebody. It returns when all is done or ctx ends; what is not committed then is tried again in the background. What
+// another process works with is looked at again until that lets it go, or the cache is closed.
 func (c *Cache) Recover(ctx context.Context, cont blob.Container, hooks Hooks) error {
 	ids, err := leftIDs(c.dir)
 	if err != nil {
 		return err
 	}
-	var wg sync.WaitGroup
-	slots := make(semaphore, recoverAtOnce)
+	r := &recovery{c: c, cont: cont, hooks: hooks, slots: make(semaphore, recoverAtOnce)}
+	busy := soon(ids, func(ids []string) []string { return r.begin(ctx, ids) })
+	r.underway.Wait()
+	if len(busy) > 0 {
+		c.log.Info("files that other processes work with are left to them, and are looked at again as long as this mount lives",
+			"files", len(busy), "first_id", busy[0])
+	}
+	c.later(busy, func(ctx context.Context, ids []string) []string {
+		busy := r.begin(ctx, ids)
+		r.underway.Wait()
+		return busy
+	})
+	return nil
+}
+
+// recovery is one call of Recover.
+type recovery struct {
+	c        *Cache
+	cont     blob.Container
+	hooks    Hooks
+	slots    semaphore
+	underway sync.WaitGroup
+}
+
+// begin begins to commit what is finished of some staging files, and returns those that other processes work with.
+func (r *recovery) begin(ctx context.Context, ids []string) (busy []string) {
+	c := r.c
 	for _, id := range ids {
-		l, err := openLeft(c.dir, id, true)
-		if errors.Is(err, errInUse) || errors.Is(err, os.ErrNotExist) {
+		l, err := c.openLeftOf(id, r.cont)
+		switch {
+		case c.look.Err() != nil: // the checksums were not all compared
+			if l != nil {
+				l.close()
+			}
+			return nil
+		case errors.Is(err, errInUse):
+			busy = append(busy, id)
+			continue
+		case errors.Is(err, os.ErrNotExist):
+			continue
+		case err != nil:
+			c.log.Warn("a staging file cannot be opened and is left alone", "id", id, "dir", c.staging, "error", err)
 			continue
 		}
-		if err != nil {
-			return err
-		}
-		whole := c.mayRecover(l, cont)
-		nameOnly := l.State == LeftUnfinished && l.rec.named && l.Container == cont.URL("")
+		whole := c.mayRecover(l, r.cont)
+		nameOnly := l.State == LeftUnfinished && l.rec.named && l.Container == r.cont.URL("")
 		if !whole && !nameOnly {
 			l.close()
 			continue
 		}
-		f, err := c.file(l, cont, hooks)
+		f, err := c.file(l, r.cont, r.hooks)
 		if err != nil {
 			l.close()
-			return err
+			c.log.Warn("a staging file cannot be used and is left alone", "id", id, "dir", c.staging, "error", err)
+			continue
 		}
 		if nameOnly {
 			f.recoverName(ctx)
 			continue
 		}
-		if slots.acquire(context.WithoutCancel(ctx)) != nil {
+		if r.slots.acquire(context.WithoutCancel(ctx)) != nil {
 			break
 		}
-		wg.Go(func() {
-			defer slots.release()
+		r.underway.Go(func() {
+			defer r.slots.release()
 			f.followMove(ctx)
 			f.recover(ctx, l.rec.going)
 		})
 	}
-	wg.Wait()
-	return nil
+	return busy
+}
+
+// openLeftOf is openLeft for a staging file of a container. os.ErrNotExist: it is another one's.
+func (c *Cache) openLeftOf(id string, cont blob.Container) (*left, error) {
+	j, err := os.Open(c.stagingPath(id, extJournal))
+	if err != nil {
+		return nil, err
+	}
+	foreign := isForeign(j, cont.URL(""))
+	_ = j.Close()
+	if foreign {
+		return nil, os.ErrNotExist
+	}
+	return openLeft(c.look, c.dir, id)
 }
 
 // mayRecover decides what becomes of a staging file, and reports whether it is to be committed.

@@ -17,8 +17,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"blobmount/blobcache/blob"
 	"blobmount/blobcache/blobtest"
 )
@@ -106,7 +104,7 @@ func journals(t *testing.T, dir string) []string {
 func recoverRenames(t *testing.T, c *Cache, cont blob.Container) {
 	t.Helper()
 	held := 0
-	err := c.RecoverRenames(t.Context(), cont, func(from, to string) func() {
+	err := c.RecoverRenames(t.Context(), cont, func(_ context.Context, from, to string) func() {
 		if from != "from" || to != "to" {
 			t.Errorf("recovers %q to %q", from, to)
 		}
@@ -376,7 +374,14 @@ func (m *mortal) Delete(ctx context.Context, name string, c blob.Condition) erro
 
 // TestRenameCrashAtEachCall ends the process between any two requests of a rename, and the next one between any two
 // requests of its recovery. The third one always ends with each blob in exactly one place.
-func TestRenameCrashAtEachCall(t *testing.T) {
+func TestRenameCrashAtEachCall(t *testing.T) { renameCrashes(t, crash) }
+
+// TestRenamePowerCutAtEachCall is the same with losses of power.
+func TestRenamePowerCutAtEachCall(t *testing.T) {
+	renameCrashes(t, func(c *Cache) { powerCut(t, c) })
+}
+
+func renameCrashes(t *testing.T, crash func(*Cache)) {
 	for _, after := range []bool{false, true} {
 		ends := map[string]int{}
 		for n, more := 1, true; more; n++ {
@@ -436,13 +441,9 @@ func TestRecoverRenameTwice(t *testing.T) {
 	if left, err := c.LeftRenames(s); err != nil || len(left) != 1 || left[0].From != "from" || left[0].To != "to" {
 		t.Errorf("left %+v, %v", left, err)
 	}
-	j, err := os.OpenFile(path, os.O_RDWR, 0)
+	d, err := c.openRename(path, s)
 	if err != nil {
 		t.Fatal(err)
-	}
-	d := c.openRename(j, path, s)
-	if d == nil {
-		t.Fatal("not found")
 	}
 	other := openCache(t, cfg)
 	before := snapshot(t, s)
@@ -450,7 +451,7 @@ func TestRecoverRenameTwice(t *testing.T) {
 	if !maps.Equal(before, snapshot(t, s)) {
 		t.Error("two processes work with one rename")
 	}
-	_ = j.Close()
+	d.j.close()
 	if err := os.WriteFile(path+"2", []byte("something else that is no journal"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -460,43 +461,43 @@ func TestRecoverRenameTwice(t *testing.T) {
 	}
 }
 
-// TestRecoverRenameBesideListing: who lists renames just when a mount begins does not keep it from finishing them, and the log
-// tells of one that is left to another process.
-func TestRecoverRenameBesideListing(t *testing.T) {
-	s, cfg := newService(), config(t.TempDir())
-	putTree(t, s)
-	leaveRename(t, s, cfg, "Delete")
-	path := journals(t, cfg.Dir)[0]
-	var log bytes.Buffer
-	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
-	c := openCache(t, cfg)
-	for _, held := range []time.Duration{0, lockPause / 2, 3 * lockPause, time.Hour} {
-		log.Reset()
+// TestRecoverRenameBesideOthers: who holds the journal of a rename just when a mount begins does not keep it from finishing
+// that: at once after some milliseconds, else when the other lets it go, of which the log tells once. It does not ask for one
+// of another container.
+func TestRecoverRenameBesideOthers(t *testing.T) {
+	for _, held := range []time.Duration{0, lockPause / 2, 3 * lockPause, 10 * time.Minute} {
+		s, cfg := newService(), config(t.TempDir())
+		putTree(t, s)
+		leaveRename(t, s, cfg, "Delete")
+		path := journals(t, cfg.Dir)[0]
+		var log logged
+		cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 		synctest.Test(t, func(t *testing.T) {
-			list, err := os.Open(path)
-			if err != nil {
-				t.Fatal(err)
+			other := lockJournal(t, path)
+			c := openCache(t, cfg)
+			begun := time.Now()
+			recoverRenames(t, c, blob.Sub(s, "from/"))
+			if took := time.Since(begun); took > 0 || strings.Contains(log.String(), path) {
+				t.Errorf("a mount of another container waited for %v, log %q", took, log.String())
 			}
-			if err := unix.Flock(int(list.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
-				t.Fatal(err)
-			}
-			released := make(chan struct{})
 			go func() {
-				defer close(released)
 				time.Sleep(held)
-				_ = list.Close()
+				_ = other.Close()
 			}()
+			if held < lockPause {
+				synctest.Wait()
+			}
+			recoverRenames(t, c, s)
+			late := held > time.Second
+			if at := where(t, s); (at == "to") == late || strings.Count(log.String(), path) != map[bool]int{true: 1}[late] {
+				t.Errorf("locked for %v by another process: %s, log %q", held, at, log.String())
+			}
+			time.Sleep(held + lastRetry)
 			synctest.Wait()
-			j, err := os.OpenFile(path, os.O_RDWR, 0)
-			if err != nil {
-				t.Fatal(err)
+			if at := where(t, s); at != "to" || strings.Count(log.String(), path) != map[bool]int{true: 1}[late] {
+				t.Errorf("when the other process has let it go after %v: %s, log %q", held, at, log.String())
 			}
-			defer j.Close()
-			d := c.openRename(j, path, s)
-			if told := strings.Contains(log.String(), path); (d != nil) != (held < time.Hour) || told != (d == nil) {
-				t.Errorf("locked for %v by another process: found %v, log %q", held, d != nil, log.String())
-			}
-			<-released
+			closeCache(t, c)
 		})
 	}
 }
@@ -529,6 +530,11 @@ type meddling struct {
 func (m *meddling) Copy(ctx context.Context, dst, src string, o blob.CopyOptions) (blob.Written, error) {
 	m.before("Copy", dst)
 	return m.service.Copy(ctx, dst, src, o)
+}
+
+func (m *meddling) Properties(ctx context.Context, name string, c blob.Condition) (blob.Properties, error) {
+	m.before("Properties", name)
+	return m.service.Properties(ctx, name, c)
 }
 
 func (m *meddling) Delete(ctx context.Context, name string, c blob.Condition) error {

@@ -15,7 +15,7 @@ import (
 // may be deleted. It has the form of the journals of staging files. It is what a later process needs to finish the
 // rename; a process that works with it holds an exclusive flock on it.
 //
-// A page of the listing is planned by one record for each blob, before the first of them is copied. A record for each
+// A page of the listing is planned by one record for each blob, on the disk before the first of them is copied. A record for each
 // copy follows, in any order, and then the next page. So the journal is read page by page, whatever its length.
 
 // renameVersion is in each header. A journal of another version is left alone and reported.
@@ -83,6 +83,8 @@ type renamedBlob struct {
 	name string    // what follows the name of the directory: it begins with a slash
 	etag blob.ETag // of the source, as it is to be copied or was
 	size int64     // bytes
+	// modified is when that version was made; zero for one that an earlier process has planned.
+	modified time.Time
 	// done: it was copied, as the version copy; or, if that has no ETag, it was not there any more.
 	done bool
 	copy blob.Written

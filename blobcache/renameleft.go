@@ -59,12 +59,8 @@ func ListRenames(dir string) ([]Rename, error) {
 	}
 	var out []Rename
 	for _, e := range entries {
-		r, err := readLeftRename(filepath.Join(dir, e.Name()))
-		switch {
-		case err == nil:
+		if r, err := readLeftRename(filepath.Join(dir, e.Name())); err == nil { // else there is nothing to do
 			out = append(out, r)
-		case !errors.Is(err, os.ErrNotExist):
-			return nil, err
 		}
 	}
 	slices.SortFunc(out, func(a, b Rename) int { return cmp.Or(a.Began.Compare(b.Began), strings.Compare(a.Journal, b.Journal)) })
@@ -74,34 +70,47 @@ func ListRenames(dir string) ([]Rename, error) {
 // readLeftRename reads one journal. os.ErrNotExist: there is nothing to do.
 func readLeftRename(path string) (Rename, error) {
 	r := Rename{Journal: path}
-	f, err := os.Open(path)
-	if err != nil {
-		return r, err
-	}
-	defer f.Close()
-	fd := int(f.Fd())
-	// Shared, and no longer than this takes: a mount that begins may want it, and tries for 50 ms (lockRename).
-	if r.InUse = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) != nil; !r.InUse {
-		err = unix.Flock(fd, unix.LOCK_UN)
-	}
-	var st unix.Stat_t
-	if err = cmp.Or(err, unix.Fstat(fd, &st)); err != nil {
-		return r, err
-	}
-	if st.Nlink == 0 {
-		return r, os.ErrNotExist // finished just now
-	}
-	state, err := readRename(io.NewSectionReader(f, 0, 1<<62), nil)
+	state, used, err := readRenameOf(path, "")
+	r.InUse = used
 	switch {
-	case errors.Is(err, errEmpty):
-		return r, os.ErrNotExist
+	case errors.Is(err, os.ErrNotExist):
+		return r, err
 	case err != nil:
-		r.Step, r.Reason, r.Began = RenameUnreadable, err.Error(), time.Unix(st.Mtim.Unix())
+		r.Step, r.Reason = RenameUnreadable, err.Error()
+		if st, err := os.Lstat(path); err == nil {
+			r.Began = st.ModTime().Truncate(time.Second)
+		}
 		return r, nil
 	}
 	r.Step, r.Container, r.From, r.To = stepOf[state.phase], state.Container, state.From, state.To
 	r.Blobs, r.Began, r.PID = state.planned, state.Began, state.PID
 	return r, nil
+}
+
+// readRenameOf reads the journal of a rename in a container, of any for "", without a lock, and says whether a process works
+// with it. os.ErrNotExist: there is nothing to do.
+func readRenameOf(path, container string) (state *renameState, used bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, false, err
+	}
+	defer f.Close()
+	if container != "" && isForeign(f, container) {
+		return nil, false, os.ErrNotExist
+	}
+	used = inUse(f)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, used, err
+	}
+	if st.Nlink == 0 {
+		return nil, used, os.ErrNotExist // finished just now
+	}
+	state, err = readRename(io.NewSectionReader(f, 0, 1<<62), nil)
+	if errors.Is(err, errEmpty) {
+		err = os.ErrNotExist
+	}
+	return state, used, err
 }
 
 // noteRename makes a rename known to Renames.

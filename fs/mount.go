@@ -153,10 +153,13 @@ func (v *view) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverBound)
 	defer cancel()
 	// Renames first: a file that is committed has to know its name.
-	err := v.cache.RecoverRenames(ctx, v.cont, func(from, to string) func() {
+	err := v.cache.RecoverRenames(ctx, v.cont, func(ctx context.Context, from, to string) func() {
 		v.moves.mu.Lock()
 		defer v.moves.mu.Unlock()
-		end := v.moves.begin(&move{from: from, to: to})
+		m := &move{from: from, to: to}
+		end := v.moves.begin(m)
+		for v.moves.busy(m) && v.moves.wait(ctx) == nil { // a rename that another process lets go while this mount lives
+		}
 		return func() {
 			v.forgetDir(from)
 			v.forgetDir(to)

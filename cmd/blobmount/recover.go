@@ -174,19 +174,17 @@ func (c *recoverCommand) left() ([]blobcache.Left, error) {
 
 // find returns what an id names.
 func (c *recoverCommand) find(id string) (blobcache.Left, error) {
-	all, err := c.left()
-	if err != nil {
-		return blobcache.Left{}, err
-	}
-	i := slices.IndexFunc(all, func(l blobcache.Left) bool { return l.ID == id })
-	if i < 0 {
+	l, err := blobcache.FindLeft(c.cacheDir, id)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return blobcache.Left{}, fmt.Errorf("nothing in %s has the id %s: blobmount recover --cache-dir %s list shows what there is",
 			c.cacheDir, printableID(id), c.cacheDir)
+	case err != nil:
+		return blobcache.Left{}, err
+	case l.State == blobcache.LeftInUse:
+		return l, fmt.Errorf("a mount still works with %s: it sends it by itself, or unmount it first", id)
 	}
-	if all[i].State == blobcache.LeftInUse {
-		return all[i], fmt.Errorf("a mount still works with %s: it sends it by itself, or unmount it first", id)
-	}
-	return all[i], nil
+	return l, nil
 }
 
 // printableID returns an id as it may be shown: a mistyped one can be anything.

@@ -63,7 +63,7 @@ var adviceOn = []struct {
 	{blobcache.LeftUnfinished, "the daemon ended while it was being written: look at it by save ID PATH, then retry ID or discard ID"},
 	{blobcache.LeftConflict, "another writer has changed the blob: save ID PATH and discard ID, or replace theirs by retry ID --last-writer-wins"},
 	{blobcache.LeftDamaged, "its bytes are not those that were written, as after a loss of power: look at it by save ID PATH, then discard ID"},
-	{blobcache.LeftUnreadable, "its journal is damaged, or of another version of blobmount: use that version, or discard ID"},
+	{blobcache.LeftUnreadable, "its journal is damaged, or of another version of blobmount, or a file cannot be opened: use that version, mend it, or discard ID"},
 }
 
 func (c *recoverCommand) list(_ context.Context, _ []string) error {
