@@ -79,9 +79,15 @@ func (r *request) watch(ended <-chan struct{}) {
 	r.mu.Unlock()
 }
 
-// harmless are signals that runtimes send to themselves all the time: SIGURG (Go), SIGPROF, SIGVTALRM, SIGCHLD,
-// SIGWINCH, SIGCONT. A program does not expect EINTR from open or close because of them.
-const harmless uint64 = 1<<(23-1) | 1<<(27-1) | 1<<(26-1) | 1<<(17-1) | 1<<(28-1) | 1<<(18-1)
+// harmless are signals that runtimes send to themselves all the time, SIGURG (Go), SIGPROF, SIGVTALRM, SIGCHLD, SIGWINCH,
+// and those that stop a process and let it go on: SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT. A program does not expect
+// EINTR from open or close because of them. One that is to stop does so when the operation has ended.
+const harmless uint64 = 1<<(23-1) | 1<<(27-1) | 1<<(26-1) | 1<<(17-1) | 1<<(28-1) |
+	1<<(19-1) | 1<<(20-1) | 1<<(21-1) | 1<<(22-1) | 1<<(18-1)
+
+// harmlessIfCaught are signals that a runtime has for its own threads if it catches them, and that end the process
+// otherwise: 32 and 33 (the C library's, nptl(7)) and 34 (SIGRTMIN, by which .NET halts threads for a collection).
+const harmlessIfCaught uint64 = 1<<(32-1) | 1<<(33-1) | 1<<(34-1)
 
 // mustNotice reports whether a process has a signal waiting that is neither blocked, ignored, nor harmless, or is gone.
 func mustNotice(pid uint32) bool {
@@ -90,12 +96,17 @@ func mustNotice(pid uint32) bool {
 		// A caller in another pid namespace cannot be looked at: believe the kernel.
 		return true
 	}
-	pending, masked, err := signals(status)
-	return err != nil || pending&^masked&^harmless != 0
+	return noticed(status)
 }
 
-// signals returns the pending signals of a /proc/PID/status, and those that are blocked or ignored.
-func signals(status []byte) (pending, masked uint64, err error) {
+// noticed is mustNotice for the text of a /proc/PID/status.
+func noticed(status []byte) bool {
+	pending, masked, caught, err := signals(status)
+	return err != nil || pending&^masked&^harmless&^(caught&harmlessIfCaught) != 0
+}
+
+// signals returns the pending signals of a /proc/PID/status, those that are blocked or ignored, and those that are caught.
+func signals(status []byte) (pending, masked, caught uint64, err error) {
 	found := 0
 	for s := bufio.NewScanner(bytes.NewReader(status)); s.Scan(); {
 		name, value, ok := bytes.Cut(s.Bytes(), []byte(":"))
@@ -108,20 +119,22 @@ func signals(status []byte) (pending, masked uint64, err error) {
 			to = &pending
 		case "SigBlk", "SigIgn":
 			to = &masked
+		case "SigCgt":
+			to = &caught
 		default:
 			continue
 		}
 		n, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 		*to |= n
 		found++
 	}
-	if found != 4 {
-		return 0, 0, errors.New("status lacks signal masks")
+	if found != 5 {
+		return 0, 0, 0, errors.New("status lacks signal masks")
 	}
-	return pending, masked, nil
+	return pending, masked, caught, nil
 }
 
 var _ context.Context = (*request)(nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -30,22 +31,22 @@ func TestSignals(t *testing.T) {
 		{strings.Replace(status("1", "0", "0", "0"), "SigIgn", "SigOther", 1), 0, 0, false},
 		{"", 0, 0, false},
 	} {
-		pending, masked, err := signals([]byte(c.text))
-		if pending != c.pending || masked != c.masked || (err == nil) != c.ok {
-			t.Errorf("%q: %#x, %#x, %v", c.text, pending, masked, err)
+		pending, masked, caught, err := signals([]byte(c.text))
+		if pending != c.pending || masked != c.masked || (err == nil) != c.ok || c.ok != (caught == math.MaxUint64) {
+			t.Errorf("%q: %#x, %#x, %#x, %v", c.text, pending, masked, caught, err)
 		}
 	}
 	own, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := signals(own); err != nil {
+	if _, _, _, err := signals(own); err != nil {
 		t.Errorf("the status of this process: %v", err)
 	}
 }
 
 func TestHarmless(t *testing.T) {
-	for _, s := range []syscall.Signal{syscall.SIGURG, syscall.SIGPROF, syscall.SIGVTALRM, syscall.SIGCHLD, syscall.SIGWINCH, syscall.SIGCONT} {
+	for _, s := range []syscall.Signal{syscall.SIGURG, syscall.SIGPROF, syscall.SIGVTALRM, syscall.SIGCHLD, syscall.SIGWINCH, syscall.SIGCONT, syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU} {
 		if harmless&(1<<(s-1)) == 0 {
 			t.Errorf("%v is not harmless", s)
 		}
@@ -80,13 +81,23 @@ func TestMustNotice(t *testing.T) {
 	for _, c := range []struct {
 		signal syscall.Signal
 		want   bool
-	}{{syscall.SIGPROF, false}, {syscall.SIGVTALRM, false}, {syscall.SIGTERM, true}} {
+	}{{syscall.SIGPROF, false}, {syscall.SIGVTALRM, false}, {syscall.SIGTSTP, false}, {syscall.Signal(34), true}, {syscall.SIGTERM, true}} {
 		if err := syscall.Kill(pid, c.signal); err != nil {
 			t.Fatal(err)
 		}
 		if got := mustNotice(uint32(pid)); got != c.want {
 			t.Errorf("with %v waiting: %v", c.signal, got)
 		}
+	}
+}
+
+// A signal by which a runtime halts its own threads is nothing to a process that catches it: others it ends.
+func TestMustNoticeCaught(t *testing.T) {
+	status := func(caught string) []byte {
+		return []byte("SigPnd:\t0000000200000000\nShdPnd:\t0\nSigBlk:\t0\nSigIgn:\t0\nSigCgt:\t" + caught + "\n")
+	}
+	if !noticed(status("0")) || noticed(status("0000000200000000")) {
+		t.Error("SIGRTMIN is judged the other way round")
 	}
 }
 
