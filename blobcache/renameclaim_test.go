@@ -180,7 +180,7 @@ func TestRenameDropsOldClaims(t *testing.T) {
 		c := open()
 		dying := &mortal{service: s, n: n}
 		err := c.RenameDir(t.Context(), smallPages{Container: dying, max: 1}, renaming())
-		more = dying.calls >= n
+		more = dying.died()
 		crash(c)
 		recoverRenames(t, open(), s)
 		got := strings.Join(slices.Sorted(maps.Keys(snapshot(t, s))), " ")
