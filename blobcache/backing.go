@@ -106,10 +106,7 @@ func (f *File) busy() error {
 // When somebody else was faster, the file is about to change. v.mu is held.
 func (v *version) relock() {
 	if unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
-		v.retired = append(v.retired, v.files)
-		v.files = files{}
-		v.p = newPresence(v.size, v.c.small)
-		v.checked = newBitmap(v.p.have.n)
+		v.retire()
 	}
 }
 

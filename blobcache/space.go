@@ -147,6 +147,15 @@ func (s *space) take(n int64) {
 	s.taken.Add(n)
 }
 
+// change counts n bytes that are on the disk beyond those that are counted; fewer if n is negative.
+func (s *space) change(n int64) {
+	if n > 0 {
+		s.take(n)
+	} else if n < 0 {
+		s.release(-n)
+	}
+}
+
 // shortDisk is how much free space, in bytes, lets writers slow down.
 const shortDisk = 64 << 20
 
