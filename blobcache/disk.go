@@ -281,6 +281,13 @@ func removeFile(path string) (freed int64) {
 
 // removeIdle is removeFiles for a version that no process has open; else it does nothing and returns 0.
 func removeIdle(base string) int64 {
+	// A staging file may be about to become the version: its map is there first, and locked until then.
+	if maps, err := os.Open(base + extMap); err == nil {
+		defer maps.Close()
+		if unix.Flock(int(maps.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return 0
+		}
+	}
 	for _, ext := range []string{extBlob, extPart} {
 		f, err := os.Open(base + ext)
 		if err != nil {

@@ -74,7 +74,12 @@ func (c *Cache) sample() []candidate {
 			}
 			for _, name := range names {
 				base, ext := strings.TrimSuffix(name, filepath.Ext(name)), filepath.Ext(name)
-				if ext != extBlob && ext != extPart || c.isOpen(a+b+base) {
+				switch {
+				case c.isOpen(a + b + base):
+					continue
+				case ext == extBlob || ext == extPart:
+				case ext == extMap && mapAlone(filepath.Join(dir, base)):
+				default:
 					continue
 				}
 				var st unix.Stat_t
@@ -89,6 +94,11 @@ func (c *Cache) sample() []candidate {
 		}
 	}
 	return out
+}
+
+// mapAlone reports whether a map has no data: somebody removed that by hand, or a process ended in between.
+func mapAlone(base string) bool {
+	return unix.Access(base+extBlob, unix.F_OK) != nil && unix.Access(base+extPart, unix.F_OK) != nil
 }
 
 // measure returns the bytes that cached and staged files take on disk, of all processes.
