@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -246,27 +245,5 @@ func TestEvictionOfWhatStays(t *testing.T) {
 	for i := range 4 {
 		p, want := s.put(t, fmt.Sprint(i), 100*kib, uint64(i))
 		expectAll(t, openBlob(t, c, s, p), want)
-	}
-}
-
-// TestRecount: when the cache is said to be full and has nothing to evict, the disk is measured. What is reserved but on
-// its way is no mistake of the counter.
-func TestRecount(t *testing.T) {
-	cfg := config(t.TempDir())
-	cfg.Size = 4 * mib
-	c := openCache(t, cfg)
-	if !c.space.reserve(3 * mib) {
-		t.Fatal("an empty cache has no room")
-	}
-	if c.space.reserve(2 * mib) {
-		t.Error("there was room for 5 MiB of 4")
-	}
-	c.space.arrived(3 * mib)
-	c.space.counted = time.Time{} // a minute later
-	if !c.space.reserve(2 * mib) {
-		t.Error("what somebody has deleted by hand is still counted")
-	}
-	if n := c.space.inUse(); n != 2*mib {
-		t.Errorf("%d bytes are counted", n)
 	}
 }
