@@ -132,10 +132,7 @@ func (f *File) busy() error {
 // When somebody else was faster, the file is about to change. v.mu is held.
 func (v *version) relock() {
 	if unix.Flock(int(v.files.data.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
-		v.retired = append(v.retired, v.files)
-		v.files = files{}
-		v.p = newPresence(v.size, v.c.small)
-		v.checked = newBitmap(v.p.have.n)
+		v.retire()
 	}
 }
 
@@ -159,10 +156,14 @@ func (v *version) become(s *stage) bool {
 		v.relock()
 		return false
 	}
-	_ = os.Remove(v.key.path(c.dir) + extMap) // of a version that is not there any more
+	c.space.release(removeFile(v.key.path(c.dir) + extMap)) // of a version that is not there any more
 	s.file = v.files.data
 	s.valid.add(0, v.size)
 	s.count = roundBlock(v.size) // was counted as the version's, and is now the staging file's
+	var st unix.Stat_t
+	if unix.Fstat(int(s.file.Fd()), &st) == nil {
+		s.count = st.Blocks * 512 // without its holes
+	}
 	v.files.data = nil
 	v.files.close()
 	v.p = newPresence(v.size, c.small) // who still reads the old version fetches it

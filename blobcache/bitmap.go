@@ -33,6 +33,15 @@ func (b *bitmap) setAll() {
 	b.ones = b.n
 }
 
+// remove takes the members of another set of the same length out.
+func (b *bitmap) remove(other *bitmap) {
+	b.ones = 0
+	for i := range b.words {
+		b.words[i] &^= other.words[i]
+		b.ones += bits.OnesCount64(b.words[i])
+	}
+}
+
 func (b *bitmap) clearAll() {
 	clear(b.words)
 	b.ones = 0

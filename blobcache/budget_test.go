@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func newBudget(limit int64) *budget {
@@ -221,5 +222,63 @@ func TestBudgetLimit(t *testing.T) {
 	}
 	if b.close(); b.used != 0 {
 		t.Errorf("%d bytes used after close", b.used)
+	}
+}
+
+// TestBudgetPutBack: somebody takes the only resident fetch off the list and finds it in use. Its reader then goes, and the
+// waiter that this wakes finds an empty list. It must not wait for ever: it is served as soon as the fetch is put back.
+func TestBudgetPutBack(t *testing.T) {
+	s := newService()
+	c := openCache(t, config(t.TempDir()))
+	p, _ := s.put(t, "a", 4*mib, 1)
+	v := openVersion(c, s, p)
+	defer c.release(v)
+	if err := v.bring(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v.mu.Lock()
+	f := v.fetches[0]
+	f.pins++ // a reader whose answer is on its way
+	v.mu.Unlock()
+	var held []*slab
+	for x := c.budget.try(mib); x != nil; x = c.budget.try(mib) {
+		held = append(held, x...)
+	}
+	defer func() { c.budget.put(held) }()
+	if taken := c.residents.take(); taken != f || f.drop() {
+		t.Fatal("the fetch was not there, or was dropped in use")
+	}
+	served := make(chan []*slab, 1)
+	go func() {
+		x, err := c.budget.get(t.Context(), mib)
+		if err != nil {
+			t.Error(err)
+		}
+		served <- x
+	}()
+	queued := func() chan struct{} {
+		for {
+			c.budget.mu.Lock()
+			if w := c.budget.waiting; len(w) == 1 {
+				defer c.budget.mu.Unlock()
+				return w[0]
+			}
+			c.budget.mu.Unlock()
+			yield()
+		}
+	}
+	before := queued()
+	f.unpin() // wakes the waiter
+	for queued() == before {
+		yield()
+	}
+	if !c.residents.putBack(f) {
+		t.Error("the fetch that nobody uses was put back")
+	}
+	select {
+	case x := <-served:
+		c.budget.put(x)
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody has woken the waiter")
 	}
 }

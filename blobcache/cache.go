@@ -164,6 +164,9 @@ func Open(cfg Config) (*Cache, error) {
 		c.space.close()
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
+	if c.space.restarted() || c.space.implausible() {
+		c.background.Go(c.space.countInBackground)
+	}
 	return c, nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -55,24 +54,6 @@ const (
 	extPart = ".part"
 	extMap  = ".map"
 )
-
-// The map of a version: a header, the presence bitmap, the checksums. All numbers are little-endian.
-//
-//	0   8  magic "blobmap1"
-//	8   8  size of the blob in bytes
-//	16  4  CRC-32C of the first 16 bytes and the key
-//	20  4  reserved, zero
-//	24     bitmap, one bit a grain, padded to 4 bytes
-//	..     CRC-32C of each grain, 4 bytes each, valid where the bit is set
-const (
-	mapMagic  = "blobmap1"
-	mapHeader = 24
-)
-
-func bitmapBytes(n int) int { return (n + 31) / 32 * 4 }
-
-// mapSize returns the length of the map file of n units in bytes.
-func mapSize(n int) int64 { return int64(mapHeader + bitmapBytes(n) + 4*n) }
 
 // files are the open files of one version. The zero value has none. It is not safe for parallel use.
 type files struct {
@@ -159,7 +140,12 @@ func openFiles(base string, k key, size, small int64) (files, presence, error) {
 			continue
 		}
 		f := files{data: data, complete: ext == extBlob, used: time.Unix(st.Atim.Unix()), ino: st.Ino}
-		if err := f.load(base, k, st.Size, size, &p); err != nil {
+		err = f.load(base, k, st.Size, size, &p)
+		if !f.complete && st.Size == 0 && p.have.ones == 0 {
+			f.close() // a process is about to fill it, and perhaps has not made its map yet
+			continue
+		}
+		if err != nil {
 			f.close()
 			return files{}, newPresence(size, small), fmt.Errorf("%w: %w", errDamaged, err)
 		}
@@ -185,22 +171,14 @@ func (f *files) load(base string, k key, length, size int64, p *presence) error 
 		p.sums[0] = sum
 		return nil
 	}
-	maps, err := openFile(base + extMap)
-	if err != nil {
+	if err := f.loadMap(base, k, size, p); err != nil {
 		return err
 	}
-	f.maps = maps
-	raw := make([]byte, mapSize(p.have.n))
-	if _, err := io.ReadFull(io.NewSectionReader(maps, 0, int64(len(raw))), raw); err != nil {
-		return err
+	if p.have.full() && length != size {
+		return fmt.Errorf("cached file is %d bytes, its map says %d", length, size)
 	}
-	if string(raw[:8]) != mapMagic || int64(binary.LittleEndian.Uint64(raw[8:])) != size ||
-		binary.LittleEndian.Uint32(raw[16:]) != k.sum(raw[:16]) {
-		return errors.New("map does not belong to this version")
-	}
-	p.have.load(raw[mapHeader:])
-	for i := range p.sums {
-		p.sums[i] = binary.LittleEndian.Uint32(raw[mapHeader+bitmapBytes(p.have.n)+4*i:])
+	if length == 0 && p.have.ones > 0 {
+		return errors.New("cached file is empty, its map is not")
 	}
 	if f.complete && !p.have.full() {
 		return errors.New("map of a complete version has gaps")
@@ -232,42 +210,6 @@ func (f *files) create(base string) error {
 	return nil
 }
 
-// createMap makes the map file. The whole length is reserved, so that later writes are in place.
-func (f *files) createMap(base string, k key, size int64, n int) error {
-	maps, err := os.OpenFile(base+extMap, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	f.maps = maps
-	head := make([]byte, mapHeader)
-	copy(head, mapMagic)
-	binary.LittleEndian.PutUint64(head[8:], uint64(size))
-	binary.LittleEndian.PutUint32(head[16:], k.sum(head[:16]))
-	if err := maps.Truncate(mapSize(n)); err != nil {
-		return err
-	}
-	_, err = maps.WriteAt(head, 0)
-	return err
-}
-
-// saveMap writes the checksums and then the bits of grains [from, to).
-func (f *files) saveMap(p *presence, from, to int) error {
-	sums := make([]byte, 4*(to-from))
-	for i := from; i < to; i++ {
-		binary.LittleEndian.PutUint32(sums[4*(i-from):], p.sums[i])
-	}
-	if _, err := f.maps.WriteAt(sums, int64(mapHeader+bitmapBytes(p.have.n)+4*from)); err != nil {
-		return err
-	}
-	first, last := from/8, (to-1)/8
-	bits := make([]byte, last-first+1)
-	for i := range bits {
-		bits[i] = p.have.byteAt(first + i)
-	}
-	_, err := f.maps.WriteAt(bits, int64(mapHeader+first))
-	return err
-}
-
 // sumsWork reports whether the file system below dir keeps extended attributes; without them every version has a map.
 func sumsWork(dir string) bool {
 	f, err := os.CreateTemp(dir, "probe")
@@ -280,48 +222,72 @@ func sumsWork(dir string) bool {
 }
 
 // publish gives the filled data file its final name. The name is linked to the very file that was filled:
-// another process may have evicted our .part and begun its own under the same name.
-func (f *files) publish(base string, k key, size int64, p *presence) error {
+// another process may have evicted our .part and begun its own under the same name. When another one has published the
+// version, surplus is what of the file was counted twice, or is not on the disk any more, in bytes.
+func (f *files) publish(base string, k key, size int64, p *presence) (surplus int64, err error) {
 	if p.single() {
 		if err := writeSum(f.data, k, size, p.sums[0]); err != nil {
-			return err
+			return 0, err
 		}
+	} else if !sameFile(f.maps, base+extMap) {
+		return 0, errReplaced
 	}
 	if err := f.data.Truncate(size); err != nil {
-		return err
+		return 0, err
 	}
-	err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.data.Fd()), unix.AT_FDCWD, base+extBlob,
+	err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.data.Fd()), unix.AT_FDCWD, base+extBlob,
 		unix.AT_SYMLINK_FOLLOW)
+	first := err == nil
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return err
+		return 0, err
 	}
-	if err == nil {
-		f.complete = true
+	f.complete = first || sameFile(f.data, base+extBlob)
+	if !first && p.single() {
+		surplus = roundBlock(size) // each process has reserved the whole, and one file stays
 	}
 	var ours, named unix.Stat_t
 	if unix.Fstat(int(f.data.Fd()), &ours) == nil && unix.Stat(base+extPart, &named) == nil && ours.Ino == named.Ino {
-		_ = os.Remove(base + extPart) // a second name for the same bytes costs nothing
+		// A second name for the same bytes costs nothing, but is the only one if another file is the complete version.
+		if os.Remove(base+extPart) == nil && !f.complete && !p.single() {
+			surplus = ours.Blocks * 512
+		}
 	}
-	return nil
+	return surplus, nil
+}
+
+// sameFile reports whether a path names an open file.
+func sameFile(f *os.File, path string) bool {
+	var ours, named unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &ours) == nil && unix.Stat(path, &named) == nil && ours.Ino == named.Ino
 }
 
 // removeFiles unlinks a version and returns how many bytes it held. Open files stay readable.
 func removeFiles(base string) int64 {
 	var freed int64
 	for _, ext := range []string{extBlob, extPart, extMap} {
-		var st unix.Stat_t
-		if unix.Stat(base+ext, &st) != nil {
-			continue
-		}
-		if os.Remove(base+ext) == nil && st.Nlink == 1 {
-			freed += st.Blocks * 512
-		}
+		freed += removeFile(base + ext)
+	}
+	return freed
+}
+
+// removeFile unlinks a file if it is there, and returns how many bytes it held.
+func removeFile(path string) (freed int64) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) == nil && os.Remove(path) == nil && st.Nlink == 1 {
+		freed = st.Blocks * 512
 	}
 	return freed
 }
 
 // removeIdle is removeFiles for a version that no process has open; else it does nothing and returns 0.
 func removeIdle(base string) int64 {
+	// A staging file may be about to become the version: its map is there first, and locked until then.
+	if maps, err := os.Open(base + extMap); err == nil {
+		defer maps.Close()
+		if unix.Flock(int(maps.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return 0
+		}
+	}
 	for _, ext := range []string{extBlob, extPart} {
 		f, err := os.Open(base + ext)
 		if err != nil {
@@ -377,14 +343,5 @@ func rekey(base string, from, to key) {
 		binary.LittleEndian.PutUint32(v[12:], to.sum(v[:12]))
 		_ = unix.Setxattr(base+extBlob, sumAttr, v[:sumSize], unix.XATTR_REPLACE)
 	}
-	maps, err := openFile(base + extMap)
-	if err != nil {
-		return
-	}
-	defer maps.Close()
-	var head [20]byte
-	if _, err := maps.ReadAt(head[:], 0); err == nil && binary.LittleEndian.Uint32(head[16:]) == from.sum(head[:16]) {
-		binary.LittleEndian.PutUint32(head[16:], to.sum(head[:16]))
-		_, _ = maps.WriteAt(head[16:], 16)
-	}
+	rekeyMap(base, from, to)
 }

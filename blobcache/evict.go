@@ -35,11 +35,10 @@ func oldest(cs []candidate) *candidate {
 	return best
 }
 
-// evict makes room for n bytes and a little more, so that it need not run for every write. It reports whether it
-// could free anything.
-func (c *Cache) evict(n int64) bool {
+// evict makes room for n bytes and a little more, so that it need not run for every write. It returns how many bytes it
+// has freed.
+func (c *Cache) evict(n int64) (freed int64) {
 	want := max(n, min(c.space.limit/50, 256<<20))
-	var freed int64
 	// A version may stay though it should go, since another process uses it, or the disk has become read-only: so the
 	// tries are bounded.
 	stays := map[string]bool{}
@@ -57,7 +56,7 @@ func (c *Cache) evict(n int64) bool {
 		}
 		c.evicted.Add(1)
 	}
-	return freed > 0
+	return freed
 }
 
 // sample returns versions that nobody in this process uses. In a small cache it finds all of them.
@@ -74,7 +73,12 @@ func (c *Cache) sample() []candidate {
 			}
 			for _, name := range names {
 				base, ext := strings.TrimSuffix(name, filepath.Ext(name)), filepath.Ext(name)
-				if ext != extBlob && ext != extPart || c.isOpen(a+b+base) {
+				switch {
+				case c.isOpen(a + b + base):
+					continue
+				case ext == extBlob || ext == extPart:
+				case ext == extMap && mapAlone(filepath.Join(dir, base)):
+				default:
 					continue
 				}
 				var st unix.Stat_t
@@ -91,19 +95,9 @@ func (c *Cache) sample() []candidate {
 	return out
 }
 
-// measure returns the bytes that cached and staged files take on disk, of all processes.
-func (c *Cache) measure() int64 {
-	var bytes int64
-	for _, sub := range []string{"v1", "staging"} {
-		_ = filepath.WalkDir(filepath.Join(c.dir, sub), func(path string, d os.DirEntry, err error) error {
-			var st unix.Stat_t
-			if err == nil && !d.IsDir() && unix.Lstat(path, &st) == nil {
-				bytes += st.Blocks * 512
-			}
-			return nil // what cannot be read is left out
-		})
-	}
-	return bytes
+// mapAlone reports whether a map has no data: somebody removed that by hand, or a process ended in between.
+func mapAlone(base string) bool {
+	return unix.Access(base+extBlob, unix.F_OK) != nil && unix.Access(base+extPart, unix.F_OK) != nil
 }
 
 // shuffled returns the names in a directory in random order, none if it cannot be read.

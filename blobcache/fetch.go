@@ -249,13 +249,29 @@ func (r *residents) add(f *fetch) {
 	r.mu.Unlock()
 }
 
-func (r *residents) remove(f *fetch) {
+// remove takes a fetch off the list, and reports whether it was there.
+func (r *residents) remove(f *fetch) bool {
 	r.mu.Lock()
-	if f.elem != nil {
-		r.list.Remove(f.elem)
-		f.elem = nil
+	defer r.mu.Unlock()
+	if f.elem == nil {
+		return false
 	}
-	r.mu.Unlock()
+	r.list.Remove(f.elem)
+	f.elem = nil
+	return true
+}
+
+// take takes the oldest fetch off the list; nil if there is none.
+func (r *residents) take() *fetch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.list.Front()
+	if e == nil {
+		return nil
+	}
+	f := r.list.Remove(e).(*fetch)
+	f.elem = nil
+	return f
 }
 
 // reclaim drops the oldest fetch that nobody uses, and reports whether there was one.
@@ -264,21 +280,29 @@ func (r *residents) reclaim() bool {
 	n := r.list.Len()
 	r.mu.Unlock()
 	for range n {
-		r.mu.Lock()
-		e := r.list.Front()
-		if e == nil {
-			r.mu.Unlock()
+		f := r.take()
+		if f == nil {
 			return false
 		}
-		f := r.list.Remove(e).(*fetch)
-		f.elem = nil
-		r.mu.Unlock()
-		if f.drop() {
+		if f.drop() || r.putBack(f) {
 			return true
 		}
-		r.add(f) // in use now: look at it again later
 	}
 	return false
+}
+
+// putBack puts a fetch that could not be dropped behind the others. When its last reader has gone since, it drops it after
+// all, and reports that: the waiter that the reader has woken may have looked while the fetch was not on the list, and
+// nobody would be woken for it again.
+func (r *residents) putBack(f *fetch) bool {
+	r.add(f)
+	f.v.mu.Lock()
+	idle := f.pins == 0
+	f.v.mu.Unlock()
+	if !idle || !r.remove(f) { // in use, or somebody else has it now
+		return false
+	}
+	return f.drop() || r.putBack(f)
 }
 
 // semaphore bounds how many may do something at once.

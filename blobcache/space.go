@@ -10,65 +10,51 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // space accounts for the disk space of the cache directory. The counter is a mapped file, so that all processes
-// that use the directory see one number, and it survives a crash of any of them. All methods may be called in
-// parallel.
+// that use the directory see one number, and it survives a crash of any of them. It is not taken on trust: see
+// measure.go. All methods may be called in parallel.
 type space struct {
+	usage
 	dir   string
 	limit int64 // bytes
 	// reserveFree is how much of the file system is left to others.
 	reserveFree int64
 	log         *slog.Logger
 
-	used *int64 // shared with other processes, atomic
-	mem  []byte
-
-	// evict makes room for n bytes and reports whether it found any. measure returns what the cached files take.
-	evict   func(n int64) bool
-	measure func() int64
+	// evict makes room for n bytes and returns how many it has freed. measure returns what the files take that were made
+	// before a time, and false if it was interrupted.
+	evict   func(n int64) int64
+	measure func(before time.Time) (int64, bool)
 
 	mu       sync.Mutex // guards what is below, and makes eviction one at a time
 	grant    int64      // bytes that may still be written before the file system is asked again
 	complain bool       // whether the log has been told that the cache is full
-	counted  time.Time  // when recount has measured last
+	counted  time.Time  // when the disk was measured last
+	trust    int64      // bytes that may still be evicted before the disk is measured
 
 	taken    atomic.Int64 // since over has asked the file system
 	wasShort atomic.Bool  // what it said
+	gained   atomic.Int64 // reserved and taken since trust was reckoned
+	low      atomic.Bool  // more was released than was counted
 
 	coming atomic.Int64 // reserved in this process, and perhaps not on disk yet
 }
 
 func openSpace(dir string, limit int64, log *slog.Logger) (*space, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "usage"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := f.Truncate(8); err != nil {
-		return nil, err
-	}
-	mem, err := unix.Mmap(int(f.Fd()), 0, 8, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
-	}
-	s := &space{dir: dir, limit: limit, log: log, mem: mem, used: (*int64)(unsafe.Pointer(&mem[0])), complain: true}
+	s := &space{dir: dir, limit: limit, log: log, complain: true}
+	s.trust = s.tenth()
 	// 1 % of the disk, at most 1 GiB and at least 64 MiB, stay free: a full disk hurts everybody on the machine.
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return nil, err
 	}
 	s.reserveFree = min(1<<30, max(64<<20, int64(st.Blocks)*st.Bsize/100))
-	return s, nil
+	return s, s.usage.open(dir)
 }
-
-// close unmaps the counter. A Cache that was in use does not: whoever releases a File after Close still counts, and one
-// page is less than a fault.
-func (s *space) close() { _ = unix.Munmap(s.mem) }
 
 // inUse returns the bytes in use by versions and staging.
 func (s *space) inUse() int64 { return atomic.LoadInt64(s.used) }
@@ -78,8 +64,15 @@ func (s *space) reserve(n int64) bool {
 	n = roundBlock(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.inUse()+n > s.limit || !s.diskHas(n) {
-		if !s.evict(n) && !s.recount() {
+	if s.inUse() < 0 || s.low.Load() {
+		s.audit()
+	}
+	for {
+		excess := s.inUse() + n - s.limit
+		if excess <= 0 && s.diskHas(n) {
+			break
+		}
+		if !s.makeRoom(excess, n) {
 			if s.complain {
 				s.complain = false
 				s.log.Warn("cache is full of files in use, reading goes on without caching",
@@ -92,6 +85,7 @@ func (s *space) reserve(n int64) bool {
 	s.complain = true
 	s.grant -= n
 	s.coming.Add(n)
+	s.gained.Add(n)
 	atomic.AddInt64(s.used, n)
 	return true
 }
@@ -99,25 +93,23 @@ func (s *space) reserve(n int64) bool {
 // arrived tells that n bytes of a reserve are on disk, or were released. Each reserve that succeeded is followed by it.
 func (s *space) arrived(n int64) { s.coming.Add(-roundBlock(n)) }
 
-// recountEvery bounds how often the disk is measured: a million files take some seconds.
-const recountEvery = time.Minute
-
-// recount corrects the counter when there is nothing to evict though it says that the cache is full: somebody may have
-// deleted files by hand, or a power cut have lost its last changes. It reports whether that made a difference of 1 % of
-// the limit. s.mu is held.
-func (s *space) recount() bool {
-	if time.Since(s.counted) < recountEvery {
-		return false
+// makeRoom evicts n bytes and a little more, for the counter is excess bytes too high, or for the disk is short if excess
+// is not positive. It reports whether there is hope: then the caller looks again. s.mu is held.
+func (s *space) makeRoom(excess, n int64) bool {
+	if excess <= 0 {
+		return s.evict(n) > 0
 	}
-	before := s.inUse() - s.coming.Load()
-	wrong := before - s.measure() // what others change meanwhile stays in the counter
-	s.counted = time.Now()
-	if wrong < s.limit/100 {
-		return false
+	if !s.trusted(excess) {
+		switch s.count() {
+		case busy:
+			return false
+		case corrected:
+			return true
+		}
 	}
-	s.log.Info("cached data was counted anew", "bytes", before-wrong, "before", before)
-	s.release(wrong)
-	return true
+	freed := s.evict(n)
+	s.trust -= freed
+	return freed > 0 || s.audit()
 }
 
 // diskHas reports whether the file system has n bytes beyond what is left to others. It is asked once for 64 MiB
@@ -145,6 +137,16 @@ func roundBlock(n int64) int64 { return (n + 4095) &^ 4095 }
 func (s *space) take(n int64) {
 	atomic.AddInt64(s.used, n)
 	s.taken.Add(n)
+	s.gained.Add(n)
+}
+
+// change counts n bytes that are on the disk beyond those that are counted; fewer if n is negative.
+func (s *space) change(n int64) {
+	if n > 0 {
+		s.take(n)
+	} else if n < 0 {
+		s.release(-n)
+	}
 }
 
 // shortDisk is how much free space, in bytes, lets writers slow down.
@@ -173,18 +175,22 @@ func (s *space) short() bool {
 func (s *space) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.inUse() > s.limit && s.evict(s.inUse()-s.limit) {
+	for excess := s.inUse() - s.limit; excess > 0 && s.makeRoom(excess, excess); excess = s.inUse() - s.limit {
 	}
-	for s.short() && s.evict(shortDisk) {
+	for s.short() && s.evict(shortDisk) > 0 {
 	}
 }
 
 // release gives bytes back. The counter never falls below zero: what a power cut left uncounted may be evicted.
 func (s *space) release(n int64) {
 	n = roundBlock(n)
+	atomic.AddInt64(s.freed, n)
 	for {
 		old := atomic.LoadInt64(s.used)
 		if atomic.CompareAndSwapInt64(s.used, old, max(0, old-n)) {
+			if old < n-s.limit/100 {
+				s.low.Store(true)
+			}
 			return
 		}
 	}

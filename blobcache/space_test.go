@@ -6,11 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"blobmount/blobcache/blob"
+	"blobmount/blobcache/blobtest"
 )
 
 // onDisk returns the bytes that the versions and the staging files in a cache directory take, and how many files they
@@ -157,6 +157,56 @@ func TestUsage(t *testing.T) {
 			}
 			bring(t, c, s, p)
 		}},
+		{"changed in its cache file", func(t *testing.T, c *Cache, s *service) {
+			// Something to drift away from: the counter does not fall below zero.
+			p, _ := s.put(t, "more", 9*mib, 1)
+			bring(t, c, s, p)
+			for name, fill := range map[string]func(f *File) error{
+				"whole":  func(f *File) error { return f.Write(t.Context(), content(3, 2*mib), 0) },
+				"sparse": func(f *File) error { return f.Truncate(t.Context(), 8*mib) },
+			} {
+				write(t, c, s, name, func(f *File) {
+					if err := fill(f); err != nil {
+						t.Fatal(err)
+					}
+				})
+				for i := range 5 {
+					f := c.OpenFile(s, s.properties(t, name), noHooks)
+					f.Acquire(true)
+					put(t, f, []byte{byte(i)}, 100)
+					if f.base != nil {
+						t.Fatal("the cache file was not taken over")
+					}
+					if err := f.Flush(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					f.Release(true)
+				}
+			}
+		}},
+		{"written and fetched at once", func(t *testing.T, c *Cache, s *service) {
+			f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
+			f.Acquire(true)
+			put(t, f, content(3, 2*mib), 0)
+			if err := f.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			bring(t, openCache(t, config(c.dir)), s, s.properties(t, "a"))
+			f.Release(true)
+		}},
+		{"little of a large blob", func(t *testing.T, c *Cache, s *service) {
+			if _, err := s.store.PutSynthetic("a", 10<<30, blobtest.Random(1), blob.WriteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			v := openVersion(c, s, s.properties(t, "a"))
+			readGrain(t, v, 80_000)
+			c.release(v)
+		}},
+		{"a map alone", func(t *testing.T, c *Cache, s *service) {
+			p, _ := s.put(t, "a", 2*mib, 1)
+			bring(t, c, s, p)
+			c.space.release(removeFile(only(t, c.dir, extBlob)))
+		}},
 		{"fetched in part", func(t *testing.T, c *Cache, s *service) {
 			p, want := s.put(t, "a", 3*mib, 6)
 			f := c.OpenFile(s, p, noHooks)
@@ -195,27 +245,5 @@ func TestEvictionOfWhatStays(t *testing.T) {
 	for i := range 4 {
 		p, want := s.put(t, fmt.Sprint(i), 100*kib, uint64(i))
 		expectAll(t, openBlob(t, c, s, p), want)
-	}
-}
-
-// TestRecount: when the cache is said to be full and has nothing to evict, the disk is measured. What is reserved but on
-// its way is no mistake of the counter.
-func TestRecount(t *testing.T) {
-	cfg := config(t.TempDir())
-	cfg.Size = 4 * mib
-	c := openCache(t, cfg)
-	if !c.space.reserve(3 * mib) {
-		t.Fatal("an empty cache has no room")
-	}
-	if c.space.reserve(2 * mib) {
-		t.Error("there was room for 5 MiB of 4")
-	}
-	c.space.arrived(3 * mib)
-	c.space.counted = time.Time{} // a minute later
-	if !c.space.reserve(2 * mib) {
-		t.Error("what somebody has deleted by hand is still counted")
-	}
-	if n := c.space.inUse(); n != 2*mib {
-		t.Errorf("%d bytes are counted", n)
 	}
 }

@@ -418,12 +418,17 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	}
 	f := files{data: s.file}
 	if !p.single() {
-		c.space.take(roundBlock(mapSize(p.have.n)))
-		if err := f.createMap(base, k, size, p.have.n); err != nil {
+		// Nobody may add to the map before the data has its name: what others have stored is in another file.
+		var err error
+		if f.maps, err = lockMap(base); err != nil {
 			return err
 		}
 		defer f.maps.Close()
-		if err := f.saveMap(&p, 0, p.have.n); err != nil {
+		if err := c.fillMap(&f, base, k, size, &p); err != nil {
+			if errors.Is(err, errReplaced) {
+				s.discard()
+				return nil
+			}
 			return err
 		}
 	}
@@ -434,6 +439,9 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 		s.discard()
 		return nil
 	}
+	if f.maps != nil {
+		c.space.release(removeFile(base + extPart)) // whoever fills it goes on with the complete version
+	}
 	var st unix.Stat_t
 	if unix.Fstat(int(s.file.Fd()), &st) == nil {
 		s.recount(st.Blocks * 512) // what eviction will give back
@@ -442,8 +450,27 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	// The kernel may hold this very open file as a backing file, and with it the lock of takeOver.
 	_ = unix.Flock(int(s.file.Fd()), unix.LOCK_UN)
 	s.drop() // the data has its new name
+	if f.maps != nil {
+		_ = f.maps.Close() // the version may have to go at once
+	}
 	if c.space.over() {
 		c.space.settle()
 	}
 	return nil
+}
+
+// fillMap makes the map, which is locked, say that all of the version is there, and counts it.
+func (c *Cache) fillMap(f *files, base string, k key, size int64, p *presence) error {
+	grown, err := f.beginMap(base, k, size, p)
+	c.space.change(grown)
+	if err != nil {
+		return err
+	}
+	var before unix.Stat_t
+	if err := unix.Fstat(int(f.maps.Fd()), &before); err != nil {
+		return err
+	}
+	_, err = f.addToMap(p, size, 0, p.have.n)
+	c.space.change(f.grownSince(&before))
+	return err
 }

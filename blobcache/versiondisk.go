@@ -25,6 +25,12 @@ func (v *version) load() {
 		v.c.log.Warn("cached data cannot be opened, reading without the cache", "file", base, "error", err)
 		v.diskless = true
 	}
+	if f.data != nil && !f.complete && p.have.full() {
+		// Its process ended before it could give it its name, or several have filled it together. If that fails it is read as
+		// it is.
+		surplus, _ := f.publish(base, v.key, v.size, &p)
+		v.c.space.change(-surplus)
+	}
 	v.files, v.p, v.touched = f, p, f.used
 	v.checked = newBitmap(p.have.n)
 	if f.complete && v.c.wasChecked(v.key, f.ino) {
@@ -101,7 +107,12 @@ func (v *version) verify(off, end int64) bool {
 // on reading. v.mu is held.
 func (v *version) forget() {
 	v.c.space.release(removeFiles(v.key.path(v.c.dir)))
-	// Readers may be about to read the old descriptor: it is closed with the version, not now.
+	v.retire()
+}
+
+// retire goes on without the files that are open. Readers may be about to read the old descriptor: it is closed with the
+// version, not now. v.mu is held.
+func (v *version) retire() {
 	v.retired = append(v.retired, v.files)
 	v.files = files{}
 	v.p = newPresence(v.size, v.c.small)
@@ -170,15 +181,26 @@ func (v *version) store(b []byte, off int64) bool {
 			v.checked.set(first + i)
 		}
 		if !v.p.single() {
-			err = v.files.saveMap(&v.p, first, first+len(sums))
+			var had, grown int64
+			if had, grown, err = v.files.saveMap(&v.p, v.size, first, first+len(sums)); errors.Is(err, errReplaced) {
+				had = roundBlock(int64(len(b))) // they are in a file that goes when it is closed
+			}
+			v.c.space.change(grown - had) // another process has reserved and counted what the map had
 		}
 	}
 	if err == nil && v.p.have.full() {
 		// The key may be another one since the mutex was let go, and what an earlier process has stored may not have been
 		// compared yet.
-		if err = v.files.publish(v.key.path(v.c.dir), v.key, v.size, &v.p); err == nil && v.checked.full() {
+		var surplus int64
+		if surplus, err = v.files.publish(v.key.path(v.c.dir), v.key, v.size, &v.p); err == nil && v.checked.full() {
 			v.c.setChecked(v.key, v.files.data)
 		}
+		v.c.space.change(-surplus)
+	}
+	if errors.Is(err, errReplaced) {
+		v.retire()
+		v.load()
+		return v.files.complete
 	}
 	if err != nil {
 		v.c.log.Warn("cache file cannot be written, reading goes on without it", "blob", v.src.name, "error", err)
@@ -200,8 +222,9 @@ func (v *version) ready(base string) error {
 	if v.p.single() {
 		return nil
 	}
-	v.c.space.take(roundBlock(mapSize(v.p.have.n)))
-	return v.files.createMap(base, v.key, v.size, v.p.have.n)
+	grown, err := v.files.createMap(base, v.key, v.size, &v.p)
+	v.c.space.change(grown)
+	return err
 }
 
 // touchEvery is how exact the times are by which eviction chooses. Each note dirties an inode on the disk.
