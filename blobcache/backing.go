@@ -3,6 +3,7 @@ package blobcache
 import (
 	"cmp"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,8 +65,8 @@ func (f *File) Backing() *os.File {
 	if v == nil {
 		return nil
 	}
-	defer f.c.unhold(v)
 	file := v.whole()
+	f.c.unhold(v) // before f.mu, with which a write waits for that
 	if file == nil {
 		return nil
 	}
@@ -113,6 +114,9 @@ func (f *File) takeOver() (*stage, error) {
 	if f.exposed && !v.isFile(f.shown) { // somebody else has cached the version before our file became it
 		return nil, f.busy()
 	}
+	if !v.known() || !c.quiet(v) {
+		return nil, f.busy()
+	}
 	s, err := c.journaled(f.header())
 	if err != nil {
 		return nil, err
@@ -136,6 +140,41 @@ func (v *version) relock() {
 	}
 }
 
+// known reports whether the disk has all of the version, and all of it was compared: else it cannot become a staging file.
+func (v *version) known() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.files.complete && v.checked.full()
+}
+
+// quietWait bounds how long a write waits for replies that are on their way.
+const quietWait = time.Second
+
+// quiet waits until no reply reads the cache file of a version any more, and reports whether that came about: bytes that
+// are lent, or about to be read, must not change. Its File's mutex is held, so that no new read begins; those of a complete
+// version wait for nothing but the kernel's copy.
+func (c *Cache) quiet(v *version) bool {
+	bound := time.NewTimer(quietWait)
+	defer bound.Stop()
+	for {
+		c.mu.Lock()
+		if v.reads == 0 {
+			c.mu.Unlock()
+			return true
+		}
+		if v.quieted == nil {
+			v.quieted = make(chan struct{})
+		}
+		quieted := v.quieted
+		c.mu.Unlock()
+		select {
+		case <-quieted:
+		case <-bound.C:
+			return false
+		}
+	}
+}
+
 // become makes the cache file of a version the data of a staging file, and reports whether it could.
 func (v *version) become(s *stage) bool {
 	c := v.c
@@ -143,7 +182,7 @@ func (v *version) become(s *stage) bool {
 	defer c.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.refs != 1 || !v.files.complete || !v.checked.full() {
+	if v.refs != 1 || v.reads > 0 || !v.files.complete || !v.checked.full() {
 		return false
 	}
 	if unix.Flock(int(v.files.data.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {

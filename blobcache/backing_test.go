@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"blobmount/blobcache/blob"
 )
@@ -138,4 +139,44 @@ func TestShownCachedElsewhere(t *testing.T) {
 	if got := s.content(t, "a")[0]; got != '3' {
 		t.Errorf("the service has %q", got)
 	}
+}
+
+// Bytes that were lent to a reply stay what they are until the reply is sent: a write that takes the cache file over waits.
+func TestLentStays(t *testing.T) {
+	const size = 2 * mib
+	s := newService()
+	cfg := config(t.TempDir())
+	p, want := s.put(t, "a", size, 1)
+	cached(t, s, cfg, p, size)
+	f := openBlob(t, openCache(t, cfg), s, p)
+	if _, err := read(t.Context(), f, 0, size); err != nil { // it is checked then
+		t.Fatal(err)
+	}
+	d, err := f.Read(t.Context(), make([]byte, mib), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.view == nil {
+		t.Skip("the page cache does not have all of it")
+	}
+	f.Acquire(true)
+	written := make(chan error, 1)
+	go func() { written <- f.Write(t.Context(), make([]byte, mib), 0) }()
+	select {
+	case err := <-written:
+		t.Errorf("the write does not wait: %v", err)
+		written <- err
+	case <-time.After(50 * time.Millisecond): // it cannot come, however long the wait
+	}
+	if !bytes.Equal(d.Bytes[0], want[:mib]) {
+		t.Error("what was lent has changed")
+	}
+	d.Done()
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if f.stage.valid.total() != size {
+		t.Error("the cache file was not taken over")
+	}
+	saved(t, f)
 }

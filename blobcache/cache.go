@@ -289,6 +289,10 @@ func (c *Cache) leave(v *version, count *int) {
 	c.mu.Lock()
 	*count--
 	last := !v.inUse()
+	if v.reads == 0 && v.quieted != nil {
+		close(v.quieted)
+		v.quieted = nil
+	}
 	c.mu.Unlock()
 	if !last {
 		return

@@ -21,6 +21,7 @@ type version struct {
 	// refs counts the Files and others that have it open, reads the reads through it that are under way; the version
 	// ends when both are 0. Guarded by Cache.mu.
 	refs, reads int
+	quieted     chan struct{} // closed when reads is 0 again; nil when nobody waits for that. Guarded by Cache.mu
 	ended       chan struct{} // closed when it has ended, and its files are closed
 
 	mu       sync.Mutex // guards what is below
@@ -64,7 +65,8 @@ func (v *version) inUse() bool { return v.refs > 0 || v.reads > 0 }
 type Data struct {
 	Bytes [][]byte
 	pin   *fetch
-	view  []byte // a mapping of the cache file
+	view  []byte   // a mapping of the cache file
+	of    *version // of which that is, held
 }
 
 // Len returns the number of bytes.
@@ -83,6 +85,7 @@ func (d *Data) Done() {
 	}
 	if d.view != nil {
 		unmap(d.view)
+		d.of.c.unhold(d.of)
 	}
 	*d = Data{}
 }
@@ -131,6 +134,8 @@ func (v *version) read(ctx context.Context, buf []byte, off int64, use use) (Dat
 		v.mu.Unlock()
 		if use == toKernel {
 			if d, ok := lend(data, off, end); ok {
+				v.c.hold(v)
+				d.of = v
 				return d, nil
 			}
 		}
