@@ -94,6 +94,9 @@ type base struct {
 	Limit    int64     `json:"limit,omitempty"` // bytes of it from here on are not part of the file
 	// Clean says that the blob is what the file is: nothing before this record is to be saved.
 	Clean bool `json:"clean,omitempty"`
+	// Blocks says that only attributes of the blob have changed: the service has our uncommitted blocks as before.
+	// Otherwise they are part of the blob now, or gone.
+	Blocks bool `json:"blocks,omitempty"`
 }
 
 // details are what a commit sends beside the content.

@@ -181,6 +181,8 @@ func (l *left) judge(rec *record, err error, used bool) {
 	switch {
 	case used:
 		l.State = LeftInUse
+	case len(rec.lost) > 0 && rec.kept == "":
+		l.State, l.Reason = LeftDamaged, lostReason(rec.lost.total())
 	case rec.kept != "":
 		l.State, l.Reason = LeftConflict, rec.kept
 	case !rec.finished:
@@ -194,6 +196,11 @@ func (l *left) judge(rec *record, err error, used bool) {
 			l.State, l.Reason = LeftDamaged, err.Error()
 		}
 	}
+}
+
+// lostReason says why there is nothing to read where a block of the service was the only place of some bytes.
+func lostReason(n int64) string {
+	return fmt.Sprintf("%d bytes are lost: they were only in blocks that the service has dropped", n)
 }
 
 // worthSaving reports whether the service lacks something.

@@ -21,6 +21,7 @@ type record struct {
 	valid    extents // bytes in the staging file
 	changed  extents // of them and of the released ones, those that differ from the base
 	released extents // bytes that only the service has
+	lost     extents // bytes that only the service had, when it dropped its uncommitted blocks
 	staged   []stagedBlock
 	sums     []sumOf
 	named    bool   // a close was answered for when it was new and empty
@@ -40,6 +41,9 @@ type record struct {
 // block that the service holds. Of an unfinished file there are no checksums; its owner decides.
 func (r *record) trusted() (valid, released extents) {
 	released = slices.Clone(r.released)
+	for _, x := range r.lost {
+		released.add(x.off, x.end)
+	}
 	if !r.finished {
 		return r.valid.and(r.changed), released
 	}
@@ -72,6 +76,7 @@ func (r *record) lacks() bool {
 func (r *record) clone() *record {
 	n := *r
 	n.valid, n.changed, n.released = slices.Clone(r.valid), slices.Clone(r.changed), slices.Clone(r.released)
+	n.lost = slices.Clone(r.lost)
 	n.staged, n.sums = slices.Clone(r.staged), slices.Clone(r.sums)
 	return &n
 }
@@ -109,15 +114,11 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		r.dirty = true
 		return r, json.Unmarshal(p, &r.Details)
 	case recBase:
-		r.Base = base{}
-		if err := json.Unmarshal(p, &r.Base); err != nil {
+		var b base
+		if err := json.Unmarshal(p, &b); err != nil {
 			return nil, fmt.Errorf("%w: %w", errJournal, err)
 		}
-		r.staged, r.released, r.Moving = nil, nil, ""
-		r.kept, r.named = "", r.named && r.Base.New
-		if r.Base.Clean {
-			r.changed, r.sums, r.dirty, r.finished, r.stands, r.stable = nil, nil, false, false, false, nil
-		}
+		r.rebase(b)
 	case recFinished:
 		r.finished, r.stands = true, len(p) > 0
 		r.named = r.named || r.Base.New && r.Size == 0
@@ -136,6 +137,30 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		return nil, fmt.Errorf("%w: record of unknown type %q", errJournal, typ)
 	}
 	return r, nil
+}
+
+// rebase notes that the name or the version of the blob is another one.
+func (r *record) rebase(b base) {
+	old := r.Base
+	r.Base, r.Moving, r.kept, r.named = b, "", "", r.named && b.New
+	switch {
+	case b.Clean:
+		r.changed, r.sums, r.lost, r.dirty, r.finished, r.stands, r.stable = nil, nil, nil, false, false, false, nil
+	case b.Blocks:
+		return
+	default:
+		committed := int64(0) // what was released and lies below that is part of the blob now
+		if b.From == b.Name && b.FromETag != old.FromETag {
+			committed = b.Limit
+		}
+		for _, x := range r.released {
+			r.changed.remove(x.off, min(x.end, max(x.off, committed)))
+			if from := max(x.off, committed); from < x.end {
+				r.lost.add(from, x.end)
+			}
+		}
+	}
+	r.staged, r.released = nil, nil
 }
 
 func (r *record) span(typ byte, x extent, more []byte) error {
@@ -181,13 +206,14 @@ func (r *record) drop(x extent) {
 func (r *record) change(x extent) {
 	r.changed.add(x.off, x.end)
 	r.released.remove(x.off, x.end)
+	r.lost.remove(x.off, x.end)
 	r.touch(func(y extent) bool { return y.off < x.end && x.off < y.end })
 }
 
 // truncate notes a change of the size. A block that ended at the old end keeps its place: whether it is still a whole
 // block is for the layout to say.
 func (r *record) truncate(size int64) {
-	for _, x := range []*extents{&r.valid, &r.changed, &r.released} {
+	for _, x := range []*extents{&r.valid, &r.changed, &r.released, &r.lost} {
 		x.remove(size, 1<<62)
 	}
 	r.touch(func(y extent) bool { return y.end > size })

@@ -73,7 +73,8 @@ func (c *Cache) Recover(ctx context.Context, cont blob.Container, hooks Hooks) e
 			return err
 		}
 		whole := c.mayRecover(l, cont)
-		nameOnly := l.State == LeftUnfinished && l.rec.named && l.Container == cont.URL("")
+		// An empty Put Blob makes the service drop the blocks that are not committed.
+		nameOnly := l.State == LeftUnfinished && l.rec.named && l.Only == 0 && l.worthSaving() && l.Container == cont.URL("")
 		if !whole && !nameOnly {
 			l.close()
 			continue
@@ -163,7 +164,7 @@ func (f *File) followMove(ctx context.Context) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.renamed(to, blob.Written{ETag: now.ETag, Modified: now.Modified})
+	f.renamed(to, blob.Written{ETag: now.ETag, Modified: now.Modified}, false)
 	f.stage.relearn()
 }
 
@@ -265,6 +266,10 @@ func (c *Cache) openLeftFile(id string, cont blob.Container, refused LeftState) 
 	if l.rec == nil || l.State == refused {
 		l.close()
 		return nil, fmt.Errorf("%s is %s: %s", id, l.State, l.Reason)
+	}
+	if n := l.rec.lost.total(); n > 0 {
+		l.close()
+		return nil, fmt.Errorf("%s: %s", id, lostReason(n))
 	}
 	f, err := c.file(l, cont, Hooks{Committed: func(blob.Properties, bool) {}})
 	if err != nil {
