@@ -214,15 +214,24 @@ type sumOf struct {
 	crc uint32
 }
 
+// The payload of a recFinished that stands whatever is written later.
+const (
+	standsOnly    = 0 // the disk may lack what was written
+	standsDurable = 1 // the disk had the bytes before the record was made
+)
+
 // finish appends the checksums and that the file is meant to be saved; with stands, whatever is written to it later. With
-// durable all of the journal is on disk afterwards.
+// durable all of the journal is on disk afterwards, as the bytes must be before.
 func (j *journal) finish(sums []sumOf, stands, durable bool) error {
 	if err := j.sums(sums); err != nil {
 		return err
 	}
 	var more []byte
-	if stands {
-		more = []byte{1}
+	switch {
+	case stands && durable:
+		more = []byte{standsDurable}
+	case stands:
+		more = []byte{standsOnly}
 	}
 	if err := j.add(recFinished, more); err != nil {
 		return err

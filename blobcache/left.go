@@ -175,6 +175,7 @@ func (l *left) judge(rec *record, err error, used bool) {
 		rec = rec.stable
 		rec.length, rec.salt = length, salt
 	}
+	rec.here = rec.Boot != "" && !restarted
 	l.rec = rec
 	l.Container, l.Name, l.PID = rec.Container, rec.Base.Name, rec.PID
 	l.Size, l.Here, l.Only = rec.Size, rec.valid.total(), rec.released.total()

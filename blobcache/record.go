@@ -31,14 +31,16 @@ type record struct {
 	kept     string // why it waits for somebody
 	going    bool   // the blob is about to be deleted or replaced
 	gone     bool
-	stable   *record // at the last time that it was finished to stand
+	stable   *record // at the last time that it was finished to stand, and durable
+	here     bool    // the machine was not restarted since: the kernel has what was written
 	length   int64   // of the good part of the journal, bytes
 	salt     uint32
 }
 
 // trusted returns the bytes of the staging file that are known to be what was written, and those that only the service
 // has. After a loss of power the disk may lack any byte without a checksum: of the base, which is fetched again, or of a
-// block that the service holds. Of an unfinished file there are no checksums; its owner decides.
+// block that the service holds. Of an unfinished file there are no checksums; its owner decides. Nor are there of what was
+// written after a sync that stands: as long as the machine runs, the kernel has that.
 func (r *record) trusted() (valid, released extents) {
 	released = slices.Clone(r.released)
 	for _, x := range r.lost {
@@ -50,6 +52,15 @@ func (r *record) trusted() (valid, released extents) {
 	var known extents
 	for _, s := range r.sums {
 		known.add(s.off, s.end)
+	}
+	if r.here && r.stands {
+		written := r.valid.and(r.changed)
+		for _, b := range r.staged { // committed by its id
+			written.remove(b.off, b.end)
+		}
+		for _, x := range written {
+			known.add(x.off, x.end)
+		}
 	}
 	for _, x := range r.changed {
 		for pos := x.off; pos < x.end; {
@@ -122,7 +133,7 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 	case recFinished:
 		r.finished, r.stands = true, len(p) > 0
 		r.named = r.named || r.Base.New && r.Size == 0
-		if r.stands {
+		if r.stands && p[0] == standsDurable {
 			r.stable = r.clone()
 		}
 	case recKept:

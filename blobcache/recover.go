@@ -43,6 +43,9 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	st.left = rec.staged
 	st.layout = layout{first: rec.BlockSize, every: rec.Every}
 	f.setStage(st)
+	if rec.stands {
+		st.noteSums(rec.sums)
+	}
 	if f.limit == 0 && rec.BlockSize > 0 {
 		if err := f.layOut(st.layout, nil); err != nil {
 			return nil, err
