@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,6 +53,7 @@ const (
 	recHeld     = 'V' // from, to: the staging file holds these bytes, which are those of the base
 	recSize     = 'S' // size: the program set it; the bytes from there on are gone
 	recStaged   = 'B' // from, to, block id: the service holds these bytes as an uncommitted block
+	recTally    = 'T' // from, to, CRC-64/NVME: what these bytes are, which the service holds as a block
 	recReleased = 'R' // from, to: the staging file does not hold them any more, the service does
 	recDropped  = 'U' // from, to: the staging file does not hold them any more, the blob does
 	recLayout   = 'L' // first, every: the layout of blocks is another one now
@@ -250,6 +252,16 @@ func (j *journal) sums(sums []sumOf) error {
 		}
 	}
 	return nil
+}
+
+// staged appends that the service holds [from, to) as a block of this id, and the checksum of that if t has it.
+func (j *journal) staged(from, to int64, id string, t tally) error {
+	ends := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(from)), uint64(to))
+	rec := j.record(recStaged, slices.Concat(ends, []byte(id)))
+	if t.n == to-from {
+		rec = append(rec, j.record(recTally, binary.LittleEndian.AppendUint64(ends, t.crc64))...)
+	}
+	return j.addRecords(rec)
 }
 
 func (j *journal) close() { _ = j.file.Close() }

@@ -64,8 +64,8 @@ func TestRecoverUnfinished(t *testing.T) {
 				t.Fatalf("left: %+v", l)
 			}
 			var b bytes.Buffer
-			if err := c.Save(t.Context(), l.ID, s, &b); err != nil {
-				t.Fatal(err)
+			if n, err := c.Save(t.Context(), l.ID, s, &b); n > 0 || err != nil {
+				t.Fatal(n, err)
 			}
 			same(t, b.Bytes(), want)
 			theLeft(t, cfg.Dir) // saving a copy changes nothing
@@ -296,7 +296,7 @@ func crashAt(t *testing.T, w writing, mode WriteBack, n int, after bool) bool {
 	}
 	if !saved {
 		var b bytes.Buffer
-		if err := c.Save(t.Context(), theLeft(t, cfg.Dir).ID, s, &b); err != nil {
+		if _, err := c.Save(t.Context(), theLeft(t, cfg.Dir).ID, s, &b); err != nil {
 			t.Fatal(err)
 		}
 		same(t, b.Bytes(), want)

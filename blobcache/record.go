@@ -15,6 +15,13 @@ type stagedBlock struct {
 	id string
 }
 
+// tallied is the checksum of a block, CRC-64/NVME. To read all blocks costs a second for each GB, and most are committed by
+// their ids: it is only compared when there is no such block any more.
+type tallied struct {
+	extent
+	crc uint64
+}
+
 // record is what a journal says at its end.
 type record struct {
 	header
@@ -24,12 +31,14 @@ type record struct {
 	lost     extents // bytes that only the service had, when it dropped its uncommitted blocks
 	staged   []stagedBlock
 	sums     []sumOf
-	named    bool   // a close was answered for when it was new and empty
-	finished bool   // it is to be saved as it is
-	stands   bool   // whatever is written later
-	dirty    bool   // there is something that the service does not have
-	kept     string // why it waits for somebody
-	going    bool   // the blob is about to be deleted or replaced
+	tallies  []tallied // of bytes that the staging file holds, and that are or were in a block of the service
+	proven   extents   // of them, those that were read and match
+	named    bool      // a close was answered for when it was new and empty
+	finished bool      // it is to be saved as it is
+	stands   bool      // whatever is written later
+	dirty    bool      // there is something that the service does not have
+	kept     string    // why it waits for somebody
+	going    bool      // the blob is about to be deleted or replaced
 	gone     bool
 	stable   *record // at the last time that it was finished to stand, and durable
 	here     bool    // the machine was not restarted since: the kernel has what was written
@@ -53,6 +62,9 @@ func (r *record) trusted() (valid, released extents) {
 	for _, s := range r.sums {
 		known.add(s.off, s.end)
 	}
+	for _, x := range r.proven {
+		known.add(x.off, x.end)
+	}
 	if r.here && r.stands {
 		written := r.valid.and(r.changed)
 		for _, b := range r.staged { // committed by its id
@@ -74,13 +86,13 @@ func (r *record) trusted() (valid, released extents) {
 	return r.valid.and(known), released
 }
 
-// lacks reports whether there are bytes that neither a checksum nor a block vouches for.
-func (r *record) lacks() bool {
+// lacks returns the bytes that neither a checksum nor a block vouches for.
+func (r *record) lacks() extents {
 	_, released := r.trusted()
 	for _, b := range r.staged {
 		released.remove(b.off, b.end)
 	}
-	return len(released) > 0
+	return released
 }
 
 // clone returns a copy that shares nothing that replay changes.
@@ -88,7 +100,7 @@ func (r *record) clone() *record {
 	n := *r
 	n.valid, n.changed, n.released = slices.Clone(r.valid), slices.Clone(r.changed), slices.Clone(r.released)
 	n.lost = slices.Clone(r.lost)
-	n.staged, n.sums = slices.Clone(r.staged), slices.Clone(r.sums)
+	n.staged, n.sums, n.tallies = slices.Clone(r.staged), slices.Clone(r.sums), slices.Clone(r.tallies)
 	return &n
 }
 
@@ -109,7 +121,7 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		return nil, fmt.Errorf("%w: it begins with a record of type %q", errJournal, typ)
 	}
 	switch typ {
-	case recWritten, recHeld, recStaged, recReleased, recDropped, recSum, recLayout:
+	case recWritten, recHeld, recStaged, recReleased, recDropped, recTally, recSum, recLayout:
 		if len(p) < 16 {
 			return nil, fmt.Errorf("%w: record %q is too short", errJournal, typ)
 		}
@@ -156,6 +168,7 @@ func (r *record) rebase(b base) {
 	r.Base, r.Moving, r.kept, r.named = b, "", "", r.named && b.New
 	switch {
 	case b.Clean:
+		r.tallies = nil
 		r.changed, r.sums, r.lost, r.dirty, r.finished, r.stands, r.stable = nil, nil, nil, false, false, false, nil
 	case b.Blocks:
 		return
@@ -197,6 +210,11 @@ func (r *record) span(typ byte, x extent, more []byte) error {
 		r.drop(x)
 	case recStaged:
 		r.staged = append(r.staged, stagedBlock{x, string(more)})
+	case recTally:
+		if len(more) != 8 {
+			return fmt.Errorf("%w: checksum of %d bytes", errJournal, len(more))
+		}
+		r.tallies = append(r.tallies, tallied{x, binary.LittleEndian.Uint64(more)})
 	case recSum:
 		if len(more) != 4 {
 			return fmt.Errorf("%w: checksum of %d bytes", errJournal, len(more))
@@ -211,6 +229,7 @@ func (r *record) span(typ byte, x extent, more []byte) error {
 func (r *record) drop(x extent) {
 	r.valid.remove(x.off, x.end)
 	r.sums = slices.DeleteFunc(r.sums, func(s sumOf) bool { return s.off < x.end && x.off < s.end })
+	r.tallies = slices.DeleteFunc(r.tallies, func(s tallied) bool { return s.off < x.end && x.off < s.end })
 }
 
 // change notes that the program changed x: blocks and checksums of before do not hold any more.
@@ -237,4 +256,5 @@ func (r *record) touch(stale func(extent) bool) {
 	r.dirty, r.finished = true, r.stands
 	r.staged = slices.DeleteFunc(r.staged, func(b stagedBlock) bool { return stale(b.extent) })
 	r.sums = slices.DeleteFunc(r.sums, func(s sumOf) bool { return stale(s.extent) })
+	r.tallies = slices.DeleteFunc(r.tallies, func(s tallied) bool { return stale(s.extent) })
 }

@@ -111,7 +111,7 @@ func TestReleasedLost(t *testing.T) {
 	if l.State != LeftDamaged || l.Reason != lostReason(64*kib) {
 		t.Fatalf("left: %+v", l)
 	}
-	if err := c.Save(t.Context(), l.ID, s, io.Discard); err == nil {
+	if _, err := c.Save(t.Context(), l.ID, s, io.Discard); err == nil {
 		t.Error("bytes that are lost were saved")
 	}
 	if err := c.Retry(t.Context(), l.ID, s, noHooks); err == nil {

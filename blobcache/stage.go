@@ -40,6 +40,8 @@ type stage struct {
 	asked    bool          // learnAhead is under way
 	local    bool          // blocks are not copied in the service: their source is not what it was
 	blocks   map[int]*block
+	tallies  []tallied     // of blocks that an earlier process has uploaded
+	doubtful extents       // released bytes that the file has, and that nobody vouches for
 	left     []stagedBlock // blocks that an earlier process has uploaded, and that are no blocks of the layout
 	// writer is the first part of every block id of this staging file. It is random, so that two writers of one
 	// blob never take each other's blocks for their own.
