@@ -146,8 +146,23 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		r.finished, r.stands = true, len(p) > 0
 		r.named = r.named || r.Base.New && r.Size == 0
 		if r.stands && p[0] == standsDurable {
+			r.stable = nil // else each would keep all before it
 			r.stable = r.clone()
 		}
+	case recKept, recGoing, recMoving, recGone:
+		r.fate(typ, p)
+		if r.stable != nil {
+			r.stable.fate(typ, p)
+		}
+	default:
+		return nil, fmt.Errorf("%w: record of unknown type %q", errJournal, typ)
+	}
+	return r, nil
+}
+
+// fate notes what is to become, or has become, of the blob, whatever its content.
+func (r *record) fate(typ byte, p []byte) {
+	switch typ {
 	case recKept:
 		r.kept = string(p)
 	case recGoing:
@@ -156,15 +171,15 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		r.Moving = string(p)
 	case recGone:
 		r.gone = true
-	default:
-		return nil, fmt.Errorf("%w: record of unknown type %q", errJournal, typ)
 	}
-	return r, nil
 }
 
 // rebase notes that the name or the version of the blob is another one.
 func (r *record) rebase(b base) {
 	old := r.Base
+	if s := r.stable; s != nil && (b.Name != old.Name || b.New != old.New || b.Blocks) {
+		s.rebase(b) // another name, not another content
+	}
 	r.Base, r.Moving, r.kept, r.named = b, "", "", r.named && b.New
 	switch {
 	case b.Clean:

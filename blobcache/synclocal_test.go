@@ -165,3 +165,59 @@ func TestRecordStable(t *testing.T) {
 		})
 	}
 }
+
+// TestPowerCutAfterRename: what was synced has the name after a loss of power that it had got since, or none.
+func TestPowerCutAfterRename(t *testing.T) {
+	boot := bootID
+	t.Cleanup(func() { bootID = boot })
+	want := content(1, 10*kib)
+	for name, tc := range map[string]struct {
+		change func(t *testing.T, f *File)
+		under  string // the name that it has; empty for none
+	}{
+		"stays": {func(*testing.T, *File) {}, "a"},
+		"renamed": {func(t *testing.T, f *File) {
+			if !f.Rename("b", func() {}) {
+				t.Fatal("a new file was not renamed")
+			}
+		}, "b"},
+		"renamed back": {func(t *testing.T, f *File) {
+			for _, to := range []string{"b", "a"} {
+				if !f.Rename(to, func() {}) {
+					t.Fatal("a new file was not renamed")
+				}
+			}
+		}, "a"},
+		"deleted": {func(t *testing.T, f *File) {
+			if inService, err := f.Detach(t.Context()); err != nil || inService {
+				t.Fatal(inService, err)
+			}
+			f.Gone()
+			f.c.track(f, true) // for crash
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bootID = boot
+			s, cfg := newService(), syncLocal(t.TempDir())
+			c := openCache(t, cfg)
+			f := create(t, c, s, "a", want)
+			if err := f.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			tc.change(t, f)
+			crash(c)
+			bootID = func() string { return "the next start" }
+			recoverAll(t, openCache(t, cfg), s)
+			for _, at := range []string{"a", "b"} {
+				got := s.content(t, at)
+				if (got != nil) != (at == tc.under) {
+					t.Errorf("%s has %d bytes", at, len(got))
+				}
+				if got != nil {
+					same(t, got, want)
+				}
+			}
+			theNone(t, cfg.Dir)
+		})
+	}
+}
