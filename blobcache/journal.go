@@ -153,15 +153,18 @@ const keepJournal = 4 << 10
 
 // empty makes a journal say nothing. Its place on the disk stays: to give it back and take it again costs as much as to
 // write it.
+//
+// The salt goes first: a process that is killed between the two must not leave the first records without the last.
 func (j *journal) empty() error {
-	if j.size > keepJournal {
-		if err := j.file.Truncate(keepJournal); err != nil {
-			return err
-		}
+	if _, err := j.file.WriteAt(make([]byte, saltSize), 0); err != nil {
+		return err
 	}
+	long := j.size > keepJournal
 	j.size = 0
-	_, err := j.file.WriteAt(make([]byte, saltSize), 0)
-	return err
+	if long {
+		return j.file.Truncate(keepJournal)
+	}
+	return nil
 }
 
 // record returns the bytes of a record.

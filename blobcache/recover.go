@@ -273,6 +273,10 @@ func (c *Cache) openLeftFile(id string, cont blob.Container, refused LeftState) 
 		l.close()
 		return nil, fmt.Errorf("%s is %s: %s", id, l.State, l.Reason)
 	}
+	if l.bodiless() {
+		l.close()
+		return nil, fmt.Errorf("%s: %w", id, errNoData)
+	}
 	if n := l.rec.lost.total(); n > 0 {
 		l.close()
 		return nil, fmt.Errorf("%s: %s", id, lostReason(n))
