@@ -65,6 +65,7 @@ func (f *File) commitLocked(ctx context.Context) error {
 		// Somebody's commit under this name has discarded our uncommitted blocks. The condition of the next
 		// attempt decides whether that somebody has won.
 		f.mu.Lock()
+		f.stage.prove()
 		lost := f.stage.relearn()
 		f.mu.Unlock()
 		if lost {

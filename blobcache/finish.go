@@ -21,6 +21,9 @@ const largestJournal = 1 << 20
 func (f *File) compact(clean bool) {
 	st := f.stage
 	err := f.noteBase(clean)
+	if clean && err == nil {
+		st.summed = nil
+	}
 	if err == nil && clean && st.journal.size > largestJournal {
 		err = st.rewriteJournal(f.header())
 	}
@@ -61,14 +64,26 @@ func (f *File) finish(durable bool, only uint64) error {
 	sums = append(sums, known...)
 	// What was released meanwhile may have been read as a hole.
 	sums = slices.DeleteFunc(sums, func(s sumOf) bool { return !st.valid.covers(s.off, s.end) })
-	if err := st.journal.finish(sums, f.c.writeBack == WriteBackSync, durable); err != nil {
+	stands := f.c.writeBack == WriteBackSync
+	if err := st.journal.finish(sums, stands, durable); err != nil {
 		return err
+	}
+	if stands {
+		st.noteSums(sums)
 	}
 	if durable {
 		f.acked = gen
 		st.durable.Store(true)
 	}
 	return nil
+}
+
+// noteSums notes that the journal has these checksums. Without a state that stands, a change makes them count for nothing
+// by itself, since the file is not finished any more.
+func (s *stage) noteSums(sums []sumOf) {
+	for _, x := range sums {
+		s.summed.add(x.off, x.end)
+	}
 }
 
 // syncNote brings what was just noted to the disk, if what was noted before is there: after a loss of power that would

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"blobmount/blobcache/blob"
 )
 
@@ -146,6 +148,34 @@ func TestJournalCut(t *testing.T) {
 		if zeroed[at] != whole[at] {
 			check(at, zeroed)
 		}
+	}
+}
+
+// TestJournalEmptied: a journal that is given up says nothing at once: its first records alone would be of a file that was not
+// saved. Here the process ends before the journal is cut.
+func TestJournalEmptied(t *testing.T) {
+	fd, err := unix.MemfdCreate("journal", unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := &journal{file: os.NewFile(uintptr(fd), "journal")}
+	t.Cleanup(j.close)
+	if err := j.begin(testHeader()); err != nil {
+		t.Fatal(err)
+	}
+	for j.size <= keepJournal {
+		if err := j.span(recWritten, 100, 200); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.empty(); !errors.Is(err, unix.EPERM) {
+		t.Fatalf("error %v of a file that cannot be cut", err)
+	}
+	if _, err := readJournal(io.NewSectionReader(j.file, 0, 1<<40)); !errors.Is(err, errEmpty) {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -258,12 +258,17 @@ func (l *left) judge(rec *record, err error, used bool) {
 		rec = rec.stable
 		rec.length, rec.salt = length, salt
 	}
+	rec.here = rec.Boot != "" && !restarted
 	l.rec = rec
 	l.Container, l.Name, l.PID = rec.Container, rec.Base.Name, rec.PID
 	l.Size, l.Here, l.Only = rec.Size, rec.valid.total(), rec.released.total()
 	switch {
 	case used:
 		l.State = LeftInUse
+	case len(rec.lost) > 0 && rec.kept == "":
+		l.State, l.Reason = LeftDamaged, lostReason(rec.lost.total())
+	case l.bodiless():
+		l.State, l.Reason = LeftDamaged, errNoData.Error()
 	case rec.kept != "":
 		l.State, l.Reason = LeftConflict, rec.kept
 	case !rec.finished:
@@ -279,16 +284,30 @@ func (l *left) judge(rec *record, err error, used bool) {
 	}
 }
 
+// errNoData says that there are no bytes to what a journal says.
+var errNoData = errors.New("the file with the bytes is missing")
+
+// bodiless reports whether the bytes are missing, and something is to be saved. What would be read instead is zeros.
+func (l *left) bodiless() bool { return l.data == nil && len(l.rec.valid) > 0 && l.worthSaving() }
+
+// lostReason says why there is nothing to read where a block of the service was the only place of some bytes.
+func lostReason(n int64) string {
+	return fmt.Sprintf("%d bytes are lost: they were only in blocks that the service has dropped", n)
+}
+
 // worthSaving reports whether the service lacks something.
 func (l *left) worthSaving() bool { return l.rec.dirty && !l.rec.gone }
 
 // verify compares the checksums of what was finished.
 func (l *left) verify() error {
-	if l.data == nil && len(l.rec.sums) > 0 {
-		return errors.New("the file with the bytes is missing")
+	// Blocks that were committed before the last changes have only the checksums of their uploads.
+	for lacks, i := l.rec.lacks(), 0; len(lacks) > 0 && l.data != nil && i < len(l.rec.tallies); i++ {
+		if x := l.rec.tallies[i]; lacks.overlaps(x.off, x.end) && x.matches(l.data) {
+			l.rec.proven.add(x.off, x.end)
+		}
 	}
-	if l.rec.lacks() {
-		return errors.New("bytes have no checksum")
+	if len(l.rec.lacks()) > 0 {
+		return errors.New("bytes have no checksum that matches them")
 	}
 	scratch := unitBuffers.Get().(*[sumMax]byte)
 	defer unitBuffers.Put(scratch)

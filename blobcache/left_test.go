@@ -3,6 +3,7 @@ package blobcache
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,8 +65,8 @@ func TestRecoverUnfinished(t *testing.T) {
 				t.Fatalf("left: %+v", l)
 			}
 			var b bytes.Buffer
-			if err := c.Save(t.Context(), l.ID, s, &b); err != nil {
-				t.Fatal(err)
+			if n, err := c.Save(t.Context(), l.ID, s, &b); n > 0 || err != nil {
+				t.Fatal(n, err)
 			}
 			same(t, b.Bytes(), want)
 			theLeft(t, cfg.Dir) // saving a copy changes nothing
@@ -171,6 +172,39 @@ func TestPowerCut(t *testing.T) {
 				t.Errorf("left: %+v", l)
 			}
 		})
+	}
+}
+
+// TestLeftWithoutData: where the file with the bytes is missing, nobody gets zeros for them.
+func TestLeftWithoutData(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		s, cfg := newService(), writeBackConfig(t.TempDir())
+		c := openCache(t, cfg)
+		f, _, _ := writings[1].start(t, c, s)
+		if closed {
+			if err := f.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		crash(c)
+		if err := os.Remove(c.stagingPath(f.stage.id, extData)); err != nil {
+			t.Fatal(err)
+		}
+		c = openCache(t, cfg)
+		recoverAll(t, c, s)
+		l := theLeft(t, cfg.Dir)
+		if l.State != LeftDamaged || l.Reason != errNoData.Error() {
+			t.Fatalf("left: %+v", l)
+		}
+		if _, err := c.Save(t.Context(), l.ID, s, io.Discard); !errors.Is(err, errNoData) {
+			t.Errorf("closed %v: saved, error %v", closed, err)
+		}
+		if err := c.Retry(t.Context(), l.ID, s, noHooks); err == nil || s.content(t, "a") != nil {
+			t.Errorf("closed %v: sent, error %v", closed, err)
+		}
+		if err := Discard(cfg.Dir, l.ID); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -296,7 +330,7 @@ func crashAt(t *testing.T, w writing, mode WriteBack, n int, after bool) bool {
 	}
 	if !saved {
 		var b bytes.Buffer
-		if err := c.Save(t.Context(), theLeft(t, cfg.Dir).ID, s, &b); err != nil {
+		if _, err := c.Save(t.Context(), theLeft(t, cfg.Dir).ID, s, &b); err != nil {
 			t.Fatal(err)
 		}
 		same(t, b.Bytes(), want)

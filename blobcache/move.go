@@ -46,8 +46,9 @@ func (f *File) rename(name string) bool {
 	return true
 }
 
-// renamed notes another name or ETag of the blob. f.mu is held.
-func (f *File) renamed(name string, w blob.Written) {
+// renamed notes another name or ETag of the blob. Of one that keeps its name the service keeps the uncommitted blocks too.
+// f.mu is held.
+func (f *File) renamed(name string, w blob.Written, blocks bool) {
 	if f.under.name == f.props.Name && f.under.etag == f.props.ETag {
 		f.under.name, f.under.etag = name, w.ETag
 	}
@@ -55,17 +56,21 @@ func (f *File) renamed(name string, w blob.Written) {
 	if !f.isNew {
 		f.props.ETag, f.props.Modified = w.ETag, w.Modified
 	}
-	if err := f.noteBase(f.gen == f.saved); err != nil {
+	b := f.lower(f.gen == f.saved)
+	b.Blocks = blocks
+	if err := f.noteLower(b); err != nil {
 		f.c.log.Warn("a crash now would leave a copy of a saved file for blobmount recover", "blob", name, "error", err)
 	}
 }
 
 // noteBase puts what the File lies over into the journal, if there is one. f.mu is held.
-func (f *File) noteBase(clean bool) error {
+func (f *File) noteBase(clean bool) error { return f.noteLower(f.lower(clean)) }
+
+func (f *File) noteLower(b base) error {
 	if f.stage == nil {
 		return nil
 	}
-	return f.stage.journal.json(recBase, f.lower(clean))
+	return f.stage.journal.json(recBase, b)
 }
 
 // Detach prepares for the deletion or replacement of the blob: what is not cached is fetched, so that those who have
@@ -209,7 +214,7 @@ func (f *File) beginMove(to string) error {
 func (f *File) MovedTo(name string, w blob.Written) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.renamed(name, w)
+	f.renamed(name, w, false)
 	// A version that was opened under the old name after what is cached had got the new one finds nothing there.
 	if f.base != nil && f.under.name == name && f.under.etag == w.ETag && !f.base.isOf(name, w.ETag) {
 		f.dropBase()
@@ -225,7 +230,7 @@ func (f *File) EndMove(name string, w *blob.Written) {
 	st := f.stage
 	switch {
 	case w != nil:
-		f.renamed(name, *w)
+		f.renamed(name, *w, false)
 		if st != nil {
 			st.restage()
 		}

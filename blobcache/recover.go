@@ -38,11 +38,15 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	st.file, st.journal = l.data, &journal{file: l.journal, size: rec.length, salt: rec.salt}
 	st.changed = rec.changed
 	st.valid, st.released = rec.trusted()
+	st.tallies, st.doubtful = rec.tallies, st.released.and(rec.valid)
 	st.durable.Store(true)                  // as far as this process knows
 	st.count = roundBlock(st.valid.total()) // the process that staged it has counted it
 	st.left = rec.staged
 	st.layout = layout{first: rec.BlockSize, every: rec.Every}
 	f.setStage(st)
+	if rec.stands {
+		st.noteSums(rec.sums)
+	}
 	if f.limit == 0 && rec.BlockSize > 0 {
 		if err := f.layOut(st.layout, nil); err != nil {
 			f.setStage(nil)
@@ -109,7 +113,8 @@ func (r *recovery) begin(ctx context.Context, ids []string) (busy []string) {
 			continue
 		}
 		whole := c.mayRecover(l, r.cont)
-		nameOnly := l.State == LeftUnfinished && l.rec.named && l.Container == r.cont.URL("")
+		// An empty Put Blob makes the service drop the blocks that are not committed.
+		nameOnly := l.State == LeftUnfinished && l.rec.named && l.Only == 0 && l.worthSaving() && l.Container == r.cont.URL("")
 		if !whole && !nameOnly {
 			l.close()
 			continue
@@ -213,7 +218,7 @@ func (f *File) followMove(ctx context.Context) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.renamed(to, blob.Written{ETag: now.ETag, Modified: now.Modified})
+	f.renamed(to, blob.Written{ETag: now.ETag, Modified: now.Modified}, false)
 	f.stage.relearn()
 }
 
@@ -261,32 +266,34 @@ func (f *File) recoverName(ctx context.Context) {
 }
 
 // Save writes the content of a staging file to w. Bytes that were not written are those of the version that the file was
-// made from: they come from the cache or else from cont. Nothing changes.
-func (c *Cache) Save(ctx context.Context, id string, cont blob.Container, w io.Writer) error {
+// made from: they come from the cache or else from cont. Nothing changes. It returns how many bytes no checksum vouches
+// for: they are what was written if the machine has not lost power since.
+func (c *Cache) Save(ctx context.Context, id string, cont blob.Container, w io.Writer) (unproven int64, err error) {
 	f, err := c.openLeftFile(id, cont, LeftUnreadable)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.putBack()
+	unproven = f.stage.believe()
 	if n := f.stage.released.total(); n > 0 {
-		return fmt.Errorf("%d bytes of %s are only in blocks of the service that are not committed: commit it with blobmount recover retry %s", n, id, id)
+		return 0, fmt.Errorf("%d bytes of %s are only in blocks of the service that are not committed: commit it with blobmount recover retry %s", n, id, id)
 	}
 	buf := make([]byte, largeSlab)
 	for off := int64(0); off < f.size; {
 		d, err := f.Read(ctx, buf, off)
 		if err != nil {
-			return fmt.Errorf("bytes from %d on of the version that the file was made from cannot be had: %w", off, err)
+			return 0, fmt.Errorf("bytes from %d on of the version that the file was made from cannot be had: %w", off, err)
 		}
 		for _, b := range d.Bytes {
 			if _, err := w.Write(b); err != nil {
 				d.Done()
-				return err
+				return 0, err
 			}
 		}
 		off += int64(d.Len())
 		d.Done()
 	}
-	return nil
+	return unproven, nil
 }
 
 // Retry commits a staging file, whatever its state but LeftDamaged, as long as the blob is what it was made from; with
@@ -315,6 +322,14 @@ func (c *Cache) openLeftFile(id string, cont blob.Container, refused LeftState) 
 	if l.rec == nil || l.State == refused {
 		l.close()
 		return nil, fmt.Errorf("%s is %s: %s", id, l.State, l.Reason)
+	}
+	if l.bodiless() {
+		l.close()
+		return nil, fmt.Errorf("%s: %w", id, errNoData)
+	}
+	if n := l.rec.lost.total(); n > 0 {
+		l.close()
+		return nil, fmt.Errorf("%s: %s", id, lostReason(n))
 	}
 	f, err := c.file(l, cont, Hooks{Committed: func(blob.Properties, bool) {}})
 	if err != nil {

@@ -26,6 +26,7 @@ type stage struct {
 	journal *journal
 	valid   extents // bytes that the file holds; the others are the base's, or zeros
 	changed extents // bytes that differ from the base
+	summed  extents // bytes with checksums in the journal, of a state that stands whatever is written later
 	// released are bytes that only the service has, as blocks that are not committed yet: nobody can read them.
 	released extents
 	count    int64       // bytes accounted for
@@ -39,6 +40,8 @@ type stage struct {
 	asked    bool          // learnAhead is under way
 	local    bool          // blocks are not copied in the service: their source is not what it was
 	blocks   map[int]*block
+	tallies  []tallied     // of blocks that an earlier process has uploaded
+	doubtful extents       // released bytes that the file has, and that nobody vouches for
 	left     []stagedBlock // blocks that an earlier process has uploaded, and that are no blocks of the layout
 	// writer is the first part of every block id of this staging file. It is random, so that two writers of one
 	// blob never take each other's blocks for their own.
@@ -214,10 +217,28 @@ func (s *stage) readAt(p []byte, off int64) error {
 
 // write puts what the program wrote into the file and the journal.
 func (s *stage) write(p []byte, off int64) error {
+	if err := s.unsum(off, off+int64(len(p))); err != nil {
+		return err
+	}
 	if _, err := s.file.WriteAt(p, off); err != nil {
 		return err
 	}
 	return s.wrote(off, off+int64(len(p)))
+}
+
+// unsum notes ahead of a change of [off, end) that checksums in the journal do not hold any more: a process that is killed
+// between the change and its record would leave bytes that look damaged.
+func (s *stage) unsum(off, end int64) error {
+	if len(s.summed) == 0 {
+		return nil
+	}
+	for _, x := range s.summed.and(extents{{off, end}}) {
+		if err := s.journal.span(recWritten, x.off, x.end); err != nil {
+			return err
+		}
+	}
+	s.summed.remove(off, end)
+	return nil
 }
 
 // wrote notes that the program changed [off, end) and that the file holds it.
@@ -232,6 +253,9 @@ func (s *stage) wrote(off, end int64) error {
 
 // zero makes [off, end) read as zeros.
 func (s *stage) zero(off, end int64) error {
+	if err := s.unsum(off, end); err != nil {
+		return err
+	}
 	if err := s.punch(off, end); err != nil {
 		return err
 	}
@@ -273,7 +297,7 @@ func (s *stage) truncate(size int64) error {
 	if err := s.file.Truncate(size); err != nil {
 		return err
 	}
-	for _, x := range []*extents{&s.valid, &s.changed, &s.released} {
+	for _, x := range []*extents{&s.valid, &s.changed, &s.released, &s.summed} {
 		x.remove(size, 1<<62)
 	}
 	s.account()
@@ -316,6 +340,7 @@ func (s *stage) release(off, end int64, committed bool) error {
 		return err
 	}
 	s.valid.remove(off, end)
+	s.summed.remove(off, end)
 	if !committed {
 		s.released.add(off, end)
 	}

@@ -202,7 +202,7 @@ func (f *File) send(ctx context.Context, st *stage, i int, b *block, off, n int6
 		if err != nil {
 			return err
 		}
-		if err := st.journal.span(recStaged, off, off+n, []byte(s.id)...); err != nil {
+		if err := st.journal.staged(off, off+n, s.id, s.tally); err != nil {
 			return err
 		}
 		b.staged, b.id, b.size, b.tally, b.committed = gen, s.id, n, s.tally, false

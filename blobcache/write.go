@@ -451,7 +451,7 @@ func (f *File) sendMetadata(ctx context.Context, metadata map[string]string) err
 	f.c.Moved(f.cont, p.Name, p.ETag, p.Name, w.ETag)
 	f.mu.Lock()
 	f.props.Metadata = metadata
-	f.renamed(p.Name, w)
+	f.renamed(p.Name, w, true)
 	if only && f.gen == gen {
 		f.saved = gen
 	}

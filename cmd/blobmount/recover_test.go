@@ -421,3 +421,30 @@ func TestRecoverWithoutCredential(t *testing.T) {
 	}
 	w.ended(lock)
 }
+
+// What was saved and may not be what was written is a warning, one line for each reason.
+func TestSaveWarns(t *testing.T) {
+	for _, tc := range []struct {
+		left     blobcache.Left
+		unproven int64
+		want     []string // in each line
+	}{
+		{blobcache.Left{ID: "X", State: blobcache.LeftFinished}, 0, nil},
+		{blobcache.Left{ID: "X", State: blobcache.LeftFinished}, 70, []string{"nothing proves 70 of the saved bytes"}},
+		{blobcache.Left{ID: "X", State: blobcache.LeftDamaged, Reason: "bytes 0 to 9"}, 0, []string{"is damaged: bytes 0 to 9"}},
+		{blobcache.Left{ID: "X", State: blobcache.LeftDamaged, Reason: "bytes 0 to 9"}, 5, []string{"is damaged", "nothing proves 5"}},
+	} {
+		var errs bytes.Buffer
+		c := &recoverCommand{process: process{stderr: &errs}, cacheDir: "/cache"}
+		c.warn(tc.left, tc.unproven)
+		lines := strings.SplitAfter(errs.String(), "\n")
+		if len(lines) != len(tc.want)+1 {
+			t.Fatalf("%+v, %d: %q, want %d lines", tc.left, tc.unproven, lines, len(tc.want))
+		}
+		for i, want := range tc.want {
+			if !strings.HasPrefix(lines[i], "blobmount: warning: ") || !strings.Contains(lines[i], want) {
+				t.Errorf("%+v, %d: %q, want %q", tc.left, tc.unproven, lines[i], want)
+			}
+		}
+	}
+}

@@ -29,18 +29,37 @@ func (c *recoverCommand) save(ctx context.Context, args []string) error {
 		return err
 	}
 	defer closeCont()
+	var unproven int64
 	err = c.withCache(ctx, func(cache *blobcache.Cache) error {
-		if path == "-" {
-			return cache.Save(ctx, id, cont, c.stdout)
+		save := func(w io.Writer) (err error) {
+			unproven, err = cache.Save(ctx, id, cont, w)
+			return err
 		}
-		return writeFile(path, c.force, func(w io.Writer) error { return cache.Save(ctx, id, cont, w) })
+		if path == "-" {
+			return save(c.stdout)
+		}
+		return writeFile(path, c.force, save)
 	})
+	if err == nil {
+		c.warn(l, unproven)
+	}
 	if err != nil || path == "-" {
 		return err
 	}
 	_, err = fmt.Fprintf(c.stdout, "Saved %d bytes to %s. They are still kept as %s: blobmount recover --cache-dir %s discard %s --yes\n",
 		l.Size, path, id, c.cacheDir, id)
 	return err
+}
+
+// warn says what is wrong with what was saved of a file.
+func (c *recoverCommand) warn(l blobcache.Left, unproven int64) {
+	if l.State == blobcache.LeftDamaged {
+		fmt.Fprintf(c.stderr, "blobmount: warning: what was saved is damaged: %s\n", oneLine(l.Reason))
+	}
+	if unproven > 0 {
+		fmt.Fprintf(c.stderr, "blobmount: warning: nothing proves %d of the saved bytes: compare them if the machine has lost power; "+
+			"blobmount recover --cache-dir %s retry %s sends the file if the service still has these bytes\n", unproven, c.cacheDir, l.ID)
+	}
 }
 
 // writeFile lets write fill a new file beside path, which gets the name path when all is on disk.

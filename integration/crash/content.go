@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 )
 
@@ -90,6 +91,17 @@ func (m Image) Cut(size int64) Image {
 		}
 		parts = append(parts, part{min(p.end, size), p.stamp})
 		start = p.end
+	}
+	return Image{parts}
+}
+
+// Over returns the content after head was written over its beginning.
+func (m Image) Over(head Image) Image {
+	parts := slices.Clone(head.parts)
+	for _, p := range m.parts {
+		if p.end > head.Size() {
+			parts = append(parts, p)
+		}
 	}
 	return Image{parts}
 }

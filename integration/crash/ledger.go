@@ -14,6 +14,7 @@ type Ledger struct {
 	files map[string]*history
 	acked int
 	bytes int64
+	parts bool
 }
 
 // history is what may be found under one path.
@@ -36,7 +37,13 @@ type state struct {
 	moved *claimed
 	// renamed: a rename brought the file.
 	renamed bool
+	// inPlace: it came out of the state before it without ever being shorter.
+	inPlace bool
 }
+
+// AllowParts says that of what was begun and not acknowledged a part may be found: the bytes that were written first, as on
+// a local file system after a crash. It comes before all else.
+func (l *Ledger) AllowParts() { l.parts = true }
 
 // NewLedger returns a ledger in which no path exists.
 func NewLedger() *Ledger { return &Ledger{files: map[string]*history{}} }
@@ -87,9 +94,14 @@ func (l *Ledger) Begin(path string, image Image) *Claim {
 	return l.begin(image.Size(), map[string]state{path: {image: image}})
 }
 
+// BeginInPlace is Begin for a change that leaves the other bytes of the file alone, and begins at its first new byte.
+func (l *Ledger) BeginInPlace(path string, image Image) *Claim {
+	return l.begin(image.Size(), map[string]state{path: {image: image, inPlace: true}})
+}
+
 // BeginAppend is Begin for a file that only grows: any length from what was acknowledged is whole.
 func (l *Ledger) BeginAppend(path string, image Image) *Claim {
-	c := l.Begin(path, image)
+	c := l.BeginInPlace(path, image)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.history(path).appends = true
@@ -169,7 +181,7 @@ func (l *Ledger) Judge(path string, f Found) (Verdict, string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.history(path)
-	if h.match(f) >= 0 {
+	if i, _ := h.match(f, l.parts); i >= 0 {
 		return Right, ""
 	}
 	want := h.versions[h.acked]
@@ -186,32 +198,58 @@ func (l *Ledger) JudgeRename(path string, found func(path string) Found) (Verdic
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.history(path)
-	i := h.match(found(path))
+	i, _ := h.match(found(path), l.parts)
 	if i < 0 || h.versions[i].moved == nil {
 		return Right, ""
 	}
 	moved := h.versions[i].moved
 	for target, other := range l.files {
-		if other == moved.h && other.match(found(target)) < moved.at {
+		if other != moved.h {
+			continue
+		}
+		if at, _ := other.match(found(target), l.parts); at < moved.at {
 			return Lost, fmt.Sprintf("%s is gone, and %s, its new name, is not %s", path, target, other.versions[moved.at])
 		}
 	}
 	return Right, ""
 }
 
-// match returns the index of the state that was found, -1 if there is none that may be there.
-func (h *history) match(f Found) int {
+// match returns the index of the state that was found, -1 if there is none that may be there, and the content as an Image.
+func (h *history) match(f Found, parts bool) (int, Image) {
 	for i := len(h.versions) - 1; i >= h.acked; i-- {
 		if h.versions[i].is(f) {
-			return i
+			return i, h.versions[i].image
 		}
 	}
-	last := h.versions[len(h.versions)-1]
-	if h.appends && f.Exists && int64(len(f.Content)) >= h.versions[h.acked].image.Size() &&
-		int64(len(f.Content)) <= last.image.Size() && last.image.Cut(int64(len(f.Content))).Is(f.Content) {
-		return len(h.versions) - 1
+	n, at := int64(len(f.Content)), len(h.versions)-1
+	last := h.versions[at].image
+	if h.appends && f.Exists && n >= h.versions[h.acked].image.Size() && n <= last.Size() && last.Cut(n).Is(f.Content) {
+		return at, last.Cut(n)
 	}
-	return -1
+	for ; parts && f.Exists && at > h.acked; at-- {
+		if image, ok := h.versions[at].partly(h.versions[at-1], f.Content); ok {
+			return at, image
+		}
+	}
+	return -1, Image{}
+}
+
+// partly reports whether content is a state of which only the first bytes were written, over the state before it.
+func (s state) partly(before state, content []byte) (Image, bool) {
+	if s.gone || s.renamed {
+		return Image{}, false
+	}
+	var old Image
+	if s.inPlace {
+		old = before.image
+	}
+	written := s.image.Bytes()
+	n := 0
+	for n < min(len(written), len(content)) && written[n] == content[n] {
+		n++
+	}
+	image := old.Over(s.image.Cut(int64(n)))
+	return image, image.Is(content)
 }
 
 func (s state) is(f Found) bool {
@@ -244,15 +282,15 @@ func (l *Ledger) Settle(path string, f Found) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.history(path)
-	i := h.match(f)
+	i, image := h.match(f, l.parts)
 	if i < 0 {
 		panic("crash: " + path + " is settled on what was not judged right")
 	}
 	s := h.versions[i]
 	if !s.gone {
-		s.image = s.image.Cut(int64(len(f.Content)))
+		s.image = image
 	}
-	s.writing, s.moved = false, nil
+	s.writing, s.inPlace, s.moved = false, false, nil
 	h.versions, h.acked = []state{s}, 0
 }
 

@@ -65,6 +65,69 @@ func TestJudge(t *testing.T) {
 	want("more than it was settled on", "log", Found{true, longer.Bytes()}, Torn)
 }
 
+// Where parts are allowed, what was not acknowledged may be there up to any byte, but nothing else.
+func TestJudgeParts(t *testing.T) {
+	const size = 1000
+	stamp := func(version int) Stamp { return Stamp{"a", version} }
+	first := NewImage(stamp(1), size)
+	over := func(image Image, by []byte, n int64) []byte {
+		b := image.Bytes()
+		copy(b, by[:n])
+		return b
+	}
+	patched, longer, anew := first.Patch(stamp(2), 300, 200), first.Patch(stamp(2), size, 500), NewImage(stamp(2), 700)
+	for _, tc := range []struct {
+		name    string
+		begin   func(l *Ledger) *Claim
+		content []byte
+		want    Verdict // Torn without parts, but for the whole ones
+	}{
+		{"half of a patch", func(l *Ledger) *Claim { return l.BeginInPlace("a", patched) }, over(first, patched.Bytes(), 410), Right},
+		{"the other half", func(l *Ledger) *Claim { return l.BeginInPlace("a", patched) }, over(patched, first.Bytes(), 410), Torn},
+		{"a patch, cut", func(l *Ledger) *Claim { return l.BeginInPlace("a", patched) }, patched.Bytes()[:600], Torn},
+		{"longer", func(l *Ledger) *Claim { return l.BeginInPlace("a", longer) }, longer.Bytes()[:size+7], Right},
+		{"longer, with zeros", func(l *Ledger) *Claim { return l.BeginInPlace("a", longer) }, append(longer.Bytes()[:size+7], make([]byte, 9)...), Torn},
+		{"written anew", func(l *Ledger) *Claim { return l.Begin("a", anew) }, anew.Bytes()[:333], Right},
+		{"emptied", func(l *Ledger) *Claim { return l.Begin("a", anew) }, nil, Right},
+		{"anew over the old", func(l *Ledger) *Claim { return l.Begin("a", anew) }, over(first, anew.Bytes(), 333), Torn},
+	} {
+		for _, parts := range []bool{false, true} {
+			l := NewLedger()
+			if parts {
+				l.AllowParts()
+			}
+			l.Begin("a", first).Acknowledge()
+			claim := tc.begin(l)
+			found, want := Found{true, tc.content}, tc.want
+			if !parts {
+				want = Torn
+			}
+			if v, text := l.Judge("a", found); v != want {
+				t.Errorf("%s, parts %v: %d (%s), want %d", tc.name, parts, v, text, want)
+			}
+			if want == Right {
+				l.Settle("a", found)
+				if image, _ := l.Current("a"); !image.Is(tc.content) {
+					t.Errorf("%s: settled on another content", tc.name)
+				}
+				continue
+			}
+			claim.Acknowledge()
+			if v, _ := l.Judge("a", found); v != Torn {
+				t.Errorf("%s, parts %v, acknowledged: %d", tc.name, parts, v)
+			}
+		}
+	}
+	l := NewLedger()
+	l.AllowParts()
+	l.Begin("a", first).Acknowledge()
+	l.Begin("b", NewImage(Stamp{"b", 1}, size)).Acknowledge()
+	l.BeginRename("b", "a")
+	if v, _ := l.Judge("a", Found{true, NewImage(Stamp{"b", 1}, size).Bytes()[:500]}); v != Torn {
+		t.Errorf("a part of a renamed file: %d", v)
+	}
+}
+
 func TestUnclosed(t *testing.T) {
 	l := NewLedger()
 	image := NewImage(l.Next("a"), 10)

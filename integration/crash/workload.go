@@ -158,7 +158,7 @@ func (k *worker) write(name string, size int64, flags int, synced bool) error {
 		if err := k.sync(f, claim); err != nil {
 			return err
 		}
-		claim = k.w.Ledger.Begin(name, image)
+		claim = k.w.Ledger.BeginInPlace(name, image)
 		if err := k.put(f, image, first.Size(), size); err != nil {
 			return err
 		}
@@ -206,7 +206,7 @@ func (k *worker) patch(name string) error {
 	off := k.random.Int64N(image.Size())
 	size := k.size(min(k.w.Small, image.Size()-off))
 	image = image.Patch(k.w.Ledger.Next(name), off, size)
-	claim := k.w.Ledger.Begin(name, image)
+	claim := k.w.Ledger.BeginInPlace(name, image)
 	f, err := os.OpenFile(k.path(name), os.O_RDWR, 0)
 	if err != nil {
 		return err
