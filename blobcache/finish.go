@@ -21,6 +21,11 @@ const largestJournal = 1 << 20
 func (f *File) compact(clean bool) {
 	st := f.stage
 	err := f.noteBase(clean)
+	for _, b := range st.later() { // the record of the base has made them count for nothing
+		if err == nil {
+			err = st.journal.span(recStaged, b.off, b.end, []byte(b.id)...)
+		}
+	}
 	if err == nil && clean && st.journal.size > largestJournal {
 		err = st.rewriteJournal(f.header())
 	}

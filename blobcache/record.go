@@ -30,8 +30,9 @@ type record struct {
 	kept     string // why it waits for somebody
 	going    bool   // the blob is about to be deleted or replaced
 	gone     bool
-	stable   *record // at the last time that it was finished to stand
-	length   int64   // of the good part of the journal, bytes
+	tried    []attempt // commits whose outcome is not noted
+	stable   *record   // at the last time that it was finished to stand
+	length   int64     // of the good part of the journal, bytes
 	salt     uint32
 }
 
@@ -73,6 +74,7 @@ func (r *record) clone() *record {
 	n := *r
 	n.valid, n.changed, n.released = slices.Clone(r.valid), slices.Clone(r.changed), slices.Clone(r.released)
 	n.staged, n.sums = slices.Clone(r.staged), slices.Clone(r.sums)
+	n.tried = r.cloneTried()
 	return &n
 }
 
@@ -107,12 +109,15 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 	case recDetails:
 		r.Details = details{}
 		r.dirty = true
+		r.outdate(extent{})
 		return r, json.Unmarshal(p, &r.Details)
 	case recBase:
+		was := r.Base
 		r.Base = base{}
 		if err := json.Unmarshal(p, &r.Base); err != nil {
 			return nil, fmt.Errorf("%w: %w", errJournal, err)
 		}
+		r.rebased(was)
 		r.staged, r.released, r.Moving = nil, nil, ""
 		r.kept, r.named = "", r.named && r.Base.New
 		if r.Base.Clean {
@@ -132,6 +137,8 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		r.Moving = string(p)
 	case recGone:
 		r.gone = true
+	case recTried:
+		return r, r.try(p)
 	default:
 		return nil, fmt.Errorf("%w: record of unknown type %q", errJournal, typ)
 	}
@@ -181,6 +188,7 @@ func (r *record) drop(x extent) {
 func (r *record) change(x extent) {
 	r.changed.add(x.off, x.end)
 	r.released.remove(x.off, x.end)
+	r.outdate(x)
 	r.touch(func(y extent) bool { return y.off < x.end && x.off < y.end })
 }
 
@@ -190,6 +198,7 @@ func (r *record) truncate(size int64) {
 	for _, x := range []*extents{&r.valid, &r.changed, &r.released} {
 		x.remove(size, 1<<62)
 	}
+	r.cut(size)
 	r.touch(func(y extent) bool { return y.end > size })
 	r.Base.Limit = min(r.Base.Limit, size)
 	r.Size = size

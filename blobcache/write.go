@@ -87,8 +87,9 @@ func (f *File) commitFirst(off, end int64) bool {
 	if f.lost != nil || !f.dirty() {
 		return false
 	}
-	// Blocks of which only the service has the bytes can be changed when they can be read.
-	if f.stage != nil && f.stage.released.overlaps(off, end) {
+	// Blocks of which only the service has the bytes can be changed when they can be read, and what may just be at the end
+	// of an append blob when it is known whether it is.
+	if f.stage != nil && f.stage.released.overlaps(off, end) || f.appending(off) {
 		return true
 	}
 	// A close was answered for what is here now: what comes later must not touch it before the service has it. Of a new
@@ -296,7 +297,8 @@ func (f *File) truncate(size int64) error {
 	} else if err := f.stage.journal.setSize(size); err != nil {
 		return err
 	}
-	f.limit, f.upTo = min(f.limit, size), min(f.upTo, size)
+	f.limit = min(f.limit, size)
+	f.cut(size)
 	if f.limit == 0 {
 		f.dropBase()
 	}
