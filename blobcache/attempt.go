@@ -62,7 +62,7 @@ func digest(ids []string) []byte {
 // again, while the requests of before may still be on their way.
 const mostTried = 8
 
-// remember adds an attempt.
+// remember adds an attempt. The first stays: it says since when blocks may be discarded (see File.mayRelease).
 func remember[T any](tried []T, a T) []T {
 	if len(tried) == mostTried {
 		tried = slices.Delete(tried, 1, 2)
@@ -106,6 +106,10 @@ func (f *File) cut(size int64) {
 		a.upTo = min(a.upTo, size)
 	}
 }
+
+// mayRelease reports whether an uncommitted block may become the only place of its bytes. A commit discards the blocks
+// that are not part of it, at a time that nobody knows as long as its outcome is open. f.mu is held.
+func (f *File) mayRelease(b *block) bool { return len(f.tried) == 0 || b.after < f.tried[0].n }
 
 // appending reports whether bytes from off on may just be at the end of the append blob, where nothing can change them.
 // f.mu is held.

@@ -185,6 +185,54 @@ func TestTriedAgain(t *testing.T) {
 	}
 }
 
+// TestReleaseUnderCommit: a block that is uploaded during a commit, or after one whose outcome is open, is not given up on
+// the disk: the commit discards it.
+func TestReleaseUnderCommit(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		s := newService()
+		c := openCache(t, config(t.TempDir()))
+		want := content(1, 320*kib)
+		f := create(t, c, s, "a", want)
+		hold, done := make(chan struct{}), make(chan error, 1)
+		fault := blobtest.Fault{Op: "CommitBlockList", Wait: hold}
+		if lost {
+			fault.Err, fault.After = errService, true
+		}
+		hits := s.faults.Add(fault)
+		go func() { done <- f.Commit(t.Context()) }()
+		for hits() == 0 {
+			yield()
+		}
+		if lost {
+			close(hold)
+			if err := <-done; !blob.Is(err, blob.Unavailable) {
+				t.Fatal(err)
+			}
+			s.faults.Clear()
+		}
+		want = append(want, put(t, f, content(2, 200*kib), 320*kib)...)
+		c.background.Wait()
+		if n := s.Count("StageBlock"); n != 8 {
+			t.Fatalf("%d blocks were sent", n)
+		}
+		if !f.releaseStaged(100) || f.stage.released.total() != 320*kib {
+			t.Errorf("%d bytes were given up, want those of the commit", f.stage.released.total())
+		}
+		if !lost {
+			close(hold)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		same(t, s.content(t, "a"), want)
+		expectAll(t, f, want)
+		f.Release(true)
+	}
+}
+
 // TestLostQuestionAtRecovery: a process died in a rename or a deletion, and the question what became of it fails at the
 // next mount. Until it is answered nothing is sent, and no conflict is declared.
 func TestLostQuestionAtRecovery(t *testing.T) {

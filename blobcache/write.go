@@ -151,7 +151,7 @@ func (f *File) layOut(l layout, have []blob.Block) error {
 		i := l.index(b.off)
 		is := st.isBlock(i, b.extent, f.size)
 		if is {
-			st.blocks[i] = &block{gen: f.gen, staged: f.gen, id: b.id, size: b.end - b.off, ahead: true}
+			st.blocks[i] = &block{gen: f.gen, staged: f.gen, after: f.attempts, id: b.id, size: b.end - b.off, ahead: true}
 		}
 		return is
 	})
