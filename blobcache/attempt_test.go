@@ -233,6 +233,29 @@ func TestReleaseUnderCommit(t *testing.T) {
 	}
 }
 
+// TestCopyUnderCommit: while the outcome of a commit is open, no other blob can become what lies under the file.
+func TestCopyUnderCommit(t *testing.T) {
+	s := newService()
+	c := openCache(t, config(t.TempDir()))
+	p, want := s.put(t, "source", 300*kib, 1)
+	f := c.CreateFile(s, blob.Properties{Name: "a"}, noHooks)
+	f.Acquire(true)
+	put(t, f, []byte("x"), 0)
+	if err := f.Truncate(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	s.loseCommit(t, f)
+	if n, err := f.CopyFrom(t.Context(), c.OpenFile(s, p, noHooks), 0, 0, p.Size); n != 0 || err != nil {
+		t.Fatalf("%d bytes were copied, error %v", n, err)
+	}
+	put(t, f, want, 0) // as the caller does then
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, s.content(t, "a"), want)
+	f.Release(true)
+}
+
 // TestLostQuestionAtRecovery: a process died in a rename or a deletion, and the question what became of it fails at the
 // next mount. Until it is answered nothing is sent, and no conflict is declared.
 func TestLostQuestionAtRecovery(t *testing.T) {
