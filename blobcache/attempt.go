@@ -154,6 +154,9 @@ func (r *record) rebased(was base) {
 	if r.Base.Clean || r.Base.Name != was.Name || r.Base.ETag != was.ETag || r.Base.New != was.New {
 		r.tried = nil
 	}
+	if r.Base.Kind == blob.AppendBlob && was.Kind == blob.AppendBlob { // it has grown by a piece, of which the rest is not sent
+		r.changed.remove(was.FromSize, r.Base.FromSize)
+	}
 }
 
 // cloneTried returns a copy that shares nothing.

@@ -106,6 +106,9 @@ func TestLostAppend(t *testing.T) {
 						shut(t, c)
 						theNone(t, cfg.Dir)
 						same(t, s.content(t, "log"), want)
+						if p := s.properties(t, "log"); p.Kind != blob.AppendBlob {
+							t.Error("it is no append blob any more")
+						}
 						return
 					}
 					over := int64(100*kib + (nth-1)*appendPiece + 5)
