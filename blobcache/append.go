@@ -2,6 +2,8 @@ package blobcache
 
 import (
 	"context"
+	"hash/crc32"
+	"io"
 
 	"blobmount/blobcache/blob"
 )
@@ -62,7 +64,7 @@ func (f *File) convert(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dropBase()
-	f.isNew, f.limit, f.under = true, 0, lower{}
+	f.isNew, f.limit, f.under, f.tried = true, 0, lower{}, nil
 	f.props.Kind, f.props.Size, f.props.ETag = blob.BlockBlob, 0, ""
 	return f.noteBase(false)
 }
@@ -73,7 +75,7 @@ func (f *File) commitAppend(ctx context.Context) error {
 	f.writers.Lock()
 	defer f.writers.Unlock()
 	f.mu.RLock()
-	st, size, gen := f.stage, f.size, f.gen
+	st, size := f.stage, f.size
 	f.mu.RUnlock()
 	for {
 		f.mu.RLock()
@@ -81,9 +83,13 @@ func (f *File) commitAppend(ctx context.Context) error {
 		f.mu.RUnlock()
 		n := min(size-at, appendPiece)
 		if n <= 0 {
-			return f.appendedNothing(ctx, gen)
+			return f.appendedNothing(ctx)
 		}
 		if err := f.fill(ctx, st, at, at+n); err != nil { // gaps are zeros
+			return err
+		}
+		a, err := f.beginAppend(st, at, n, size)
+		if err != nil {
 			return err
 		}
 		if err := f.c.uploads.acquire(ctx); err != nil {
@@ -94,15 +100,30 @@ func (f *File) commitAppend(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		f.appended(w, at+n, at+n == size, gen)
-		if at+n == size {
+		f.appended(w, a)
+		if a.Last {
 			return nil
 		}
 	}
 }
 
+// beginAppend is begin for n bytes from at on. f.writers is held.
+func (f *File) beginAppend(st *stage, at, n, size int64) (*attempt, error) {
+	h := crc32.New(castagnoli)
+	if _, err := io.Copy(h, blob.NewFileBody(st.file, at, n)); err != nil {
+		return nil, err
+	}
+	a := &attempt{Way: byAppend, Size: at + n, At: at, Last: at+n == size, CRC: h.Sum32()}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return a, f.begin(a)
+}
+
 // appendedNothing ends a commit of a file that has grown and was cut again: only times and attributes are sent.
-func (f *File) appendedNothing(ctx context.Context, gen uint64) error {
+func (f *File) appendedNothing(ctx context.Context) error {
+	f.mu.RLock()
+	gen := f.gen
+	f.mu.RUnlock()
 	if err := f.sendMetadata(ctx, f.Metadata()); err != nil {
 		return err
 	}
@@ -112,26 +133,26 @@ func (f *File) appendedNothing(ctx context.Context, gen uint64) error {
 		return nil
 	}
 	f.saved = gen
-	f.stage.changed = nil
+	f.stage.changed, f.tried = nil, nil
 	f.compact(true)
 	f.report(true)
 	return nil
 }
 
-// appended notes that the blob is size bytes long now.
-func (f *File) appended(w blob.Written, size int64, all bool, gen uint64) {
+// appended notes that the blob has one more piece now.
+func (f *File) appended(w blob.Written, a *attempt) {
 	f.mu.Lock()
-	f.props.ETag, f.props.Modified, f.props.Size = w.ETag, w.Modified, size
+	f.props.ETag, f.props.Modified, f.props.Size = w.ETag, w.Modified, a.Size
 	f.dropBase()
-	f.under, f.limit = lower{f.props.Name, w.ETag, size}, size
-	clean := all && f.gen == gen
-	if all {
-		f.saved = gen
+	f.under, f.limit, f.tried = lower{f.props.Name, w.ETag, a.Size}, a.Size, nil
+	clean := a.Last && f.gen == a.gen
+	if a.Last {
+		f.saved = a.gen
 	}
 	if clean {
 		f.stage.changed = nil
 	} else {
-		f.stage.changed.remove(0, size)
+		f.stage.changed.remove(0, a.Size)
 	}
 	f.compact(clean)
 	f.report(clean)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
+	"sync"
 
 	"blobmount/blobcache/blob"
 )
@@ -54,11 +56,8 @@ func (f *File) commitLocked(ctx context.Context) error {
 	if !written { // only the metadata changed, while the blob was about to be deleted
 		return f.sendMetadata(ctx, f.Metadata())
 	}
-	f.mu.RLock()
-	unknown := f.tried != nil
-	f.mu.RUnlock()
-	if unknown && f.landed(ctx) && !f.State().Dirty {
-		return nil
+	if over, err := f.resolve(ctx); over || err != nil {
+		return err
 	}
 	err := f.commitOnce(ctx)
 	for try := 0; blob.Is(err, blob.InvalidBlockList) && try < discardedTries; try++ {
@@ -75,15 +74,39 @@ func (f *File) commitLocked(ctx context.Context) error {
 	}
 	switch blob.CodeOf(err) {
 	case blob.Exists, blob.ConditionNotMet:
-		if !f.landed(ctx) {
+		landed, unknown := f.landed(ctx)
+		switch {
+		case unknown != nil: // whose version it is will be asked again by the next commit
+			return unknown
+		case !landed:
 			return f.conflict(ctx, err)
-		}
-		if f.State().Dirty { // it was changed after the try that had landed
+		case f.State().Dirty: // it was changed after the try that had landed
 			return f.commitLocked(ctx)
 		}
 		return nil
 	}
 	return err
+}
+
+// resolve finds out how that ended which an earlier commit, or an earlier process, has begun. It reports whether there is
+// nothing to commit any more. When it fails nothing may be sent: a second try would make the first one look like another
+// writer's. f.commit is held.
+func (f *File) resolve(ctx context.Context) (over bool, err error) {
+	if err := f.followMove(ctx); err != nil {
+		return false, err
+	}
+	f.mu.RLock()
+	unknown := len(f.tried) > 0
+	f.mu.RUnlock()
+	if unknown {
+		if _, err := f.landed(ctx); err != nil {
+			return false, err
+		}
+	}
+	if err := f.wentAway(ctx); err != nil {
+		return false, err
+	}
+	return !f.State().Dirty, nil
 }
 
 // discardedTries bounds how often blocks are uploaded again because another writer's commits discard them, which
@@ -209,6 +232,12 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 		}
 		defer f.c.budget.put(slabs)
 	}
+	// Nothing may come between the note of what is sent and the request.
+	if err := f.c.uploads.acquire(ctx); err != nil {
+		return false, err
+	}
+	release := sync.OnceFunc(f.c.uploads.release)
+	defer release()
 	f.mu.Lock()
 	if f.size > size {
 		f.mu.Unlock()
@@ -223,22 +252,19 @@ func (f *File) commitSmall(ctx context.Context, round int) (grown bool, err erro
 	if st != nil && st.blocks[0] != nil && st.blocks[0].tally.n == size { // an empty file has no stage
 		body.tally = st.blocks[0].tally.clone()
 	}
-	name, gen, o := f.props.Name, f.gen, f.options()
-	moved := f.snapshot(size)
+	name, o := f.props.Name, f.options()
+	a := &attempt{Way: byPut, Size: size, CRC: body.sum()}
+	moved := f.begin(a)
 	f.mu.Unlock()
 	if moved != nil {
 		return false, moved
 	}
-	if err := f.c.uploads.acquire(ctx); err != nil {
-		return false, err
-	}
-	f.trying(&attempt{gen: gen, size: size, crc: body.sum()})
 	w, err := f.cont.Upload(ctx, name, body, size, o)
-	f.c.uploads.release()
+	release()
 	if err != nil {
 		return false, diagnose(err, body, body.tally)
 	}
-	f.done(w, o, size, gen, nil)
+	f.done(w, o, a, nil)
 	f.mu.Lock()
 	if f.stage != nil { // a Put Blob leaves no blocks
 		_ = f.layOut(newLayout(f.c.blockSize, f.size), nil) // else the next commit asks the service
@@ -269,8 +295,14 @@ func (f *File) commitBlocks(ctx context.Context) error {
 		}
 		f.mu.Lock()
 		ids, ok := f.list(size)
-		name, gen, o := f.props.Name, f.gen, f.options()
-		moved := f.snapshot(size)
+		name, o := f.props.Name, f.options()
+		a := &attempt{Way: byList, Size: size, IDs: digest(ids)}
+		var moved error
+		if ok {
+			moved = f.begin(a)
+		} else if f.moved() {
+			moved = errMoved
+		}
 		f.mu.Unlock()
 		if moved != nil {
 			return moved
@@ -278,32 +310,17 @@ func (f *File) commitBlocks(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		f.trying(&attempt{gen: gen, size: size, ids: ids})
 		w, err := f.cont.CommitBlockList(ctx, name, ids, o)
 		if err != nil {
 			return err
 		}
-		f.done(w, o, size, gen, ids)
+		f.done(w, o, a, ids)
 		return nil
 	}
 }
 
-// snapshot notes that size bytes are about to be committed as they are now. It fails with errMoved if that is not the state
-// that is wanted. f.mu and f.commit are held.
-func (f *File) snapshot(size int64) error {
-	f.upTo = size
-	if f.only != 0 && f.only != f.gen {
-		return errMoved
-	}
-	return nil
-}
-
-// trying notes what is about to be committed.
-func (f *File) trying(a *attempt) {
-	f.mu.Lock()
-	f.tried = a
-	f.mu.Unlock()
-}
+// moved reports whether the state that is to be committed is not there any more. f.mu and f.commit are held.
+func (f *File) moved() bool { return f.only != 0 && f.only != f.gen }
 
 // list returns the block ids of a file of this size, and whether all of them are up to date. f.mu is held.
 func (f *File) list(size int64) ([]string, bool) {
@@ -333,44 +350,57 @@ func (f *File) isCopy() bool {
 // commitCopy lets the service copy the blob.
 func (f *File) commitCopy(ctx context.Context) error {
 	f.mu.Lock()
-	name, under, gen, size, o := f.props.Name, f.under, f.gen, f.size, f.options()
-	f.upTo = size
+	name, under, o := f.props.Name, f.under, f.options()
+	a := &attempt{Way: byCopy, Size: f.size, From: under.name, FromETag: under.etag}
+	moved := f.begin(a)
 	f.mu.Unlock()
+	if moved != nil {
+		return moved
+	}
 	w, err := f.cont.Copy(ctx, name, under.name, blob.CopyOptions{
 		Source: blob.Condition{IfMatch: under.etag}, Condition: o.Condition, Metadata: o.Metadata,
 	})
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
-	o.Headers, f.tags = f.copied.Headers, nil // they came along, and the tags
-	tags := f.copied.TagCount
-	f.mu.Unlock()
-	f.done(w, o, size, gen, nil)
-	f.mu.Lock()
-	f.props.TagCount = tags
-	f.mu.Unlock()
+	f.mu.RLock()
+	headers, tags := f.copied.Headers, f.copied.TagCount
+	f.mu.RUnlock()
+	f.doneCopy(w, o, a, headers, tags)
 	return nil
 }
 
-// done notes a commit of the state gen, as the list of these blocks. Without one the blob has others, or none.
-// f.commit is held.
-func (f *File) done(w blob.Written, o blob.WriteOptions, size int64, gen uint64, ids []string) {
+// doneCopy is done for a copy in the service: headers and tags came along.
+func (f *File) doneCopy(w blob.Written, o blob.WriteOptions, a *attempt, headers blob.Headers, tags int) {
+	o.Headers = headers
 	f.mu.Lock()
-	f.props.ETag, f.props.Modified, f.props.Size = w.ETag, w.Modified, size
+	f.tags = nil
+	f.mu.Unlock()
+	f.done(w, o, a, nil)
+	f.mu.Lock()
+	f.props.TagCount = tags
+	f.mu.Unlock()
+}
+
+// done notes a commit, as the list of these blocks. Without one the blob has others, or none. f.commit is held.
+func (f *File) done(w blob.Written, o blob.WriteOptions, a *attempt, ids []string) {
+	f.mu.Lock()
+	f.props.ETag, f.props.Modified, f.props.Size = w.ETag, w.Modified, a.Size
 	f.props.Kind, f.props.Headers, f.props.TagCount = blob.BlockBlob, o.Headers, len(o.Tags)
-	if f.gen == gen {
+	clean := f.gen == a.gen
+	if clean {
 		f.props.Metadata = o.Metadata
 	}
 	f.isNew, f.tried = false, nil
-	f.saved = gen
-	clean := f.gen == gen
+	f.saved = a.gen
 	f.dropBase()
-	f.under, f.limit = lower{f.props.Name, w.ETag, size}, f.upTo
+	f.under, f.limit = lower{f.props.Name, w.ETag, a.Size}, a.upTo
 	if st := f.stage; st != nil {
-		st.released = nil
-		if clean {
+		switch {
+		case clean:
 			st.changed = nil
+		case a.old:
+			st.changed = st.changed.and(a.since)
 		}
 		st.committed(ids)
 		f.compact(clean)
@@ -390,16 +420,54 @@ func (f *File) report(clean bool) {
 }
 
 // committed notes that the blob consists of these blocks now, or that it has others if there are none: the service has
-// dropped all that are not named.
+// dropped all that are not named, unless they came later. Those that only the service has are still counted on: there is
+// nothing else to count on.
 func (s *stage) committed(ids []string) {
-	if ids == nil {
-		s.relearn()
-		return
+	named := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		named[id] = true
 	}
+	var later []stagedBlock
+	stays := func(b stagedBlock) bool {
+		if named[b.id] {
+			s.released.remove(b.off, b.end)
+		} else if s.released.overlaps(b.off, b.end) {
+			later = append(later, b)
+			return true
+		}
+		return false
+	}
+	s.left = slices.DeleteFunc(s.left, func(b stagedBlock) bool { return !stays(b) })
 	for i, b := range s.blocks {
-		b.committed = i < len(ids) && b.id == ids[i] && b.staged != 0
-		if !b.committed {
+		if b.staged == 0 {
+			continue
+		}
+		off, _ := s.layout.span(i)
+		b.committed = i < len(ids) && b.id == ids[i]
+		if !stays(stagedBlock{extent{off, off + b.size}, b.id}) && !b.committed {
 			b.staged = 0
 		}
 	}
+	if len(later) == 0 {
+		s.released = nil
+	}
+	if ids == nil {
+		s.relearn()
+		s.left = later
+	}
+}
+
+// later returns the uploaded blocks that the blob does not have, of bytes that are nowhere else.
+func (s *stage) later() []stagedBlock {
+	if len(s.released) == 0 {
+		return nil
+	}
+	later := slices.Clone(s.left)
+	for i, b := range s.blocks {
+		if b.staged != 0 && !b.committed {
+			off, _ := s.layout.span(i)
+			later = append(later, stagedBlock{extent{off, off + b.size}, b.id})
+		}
+	}
+	return later
 }

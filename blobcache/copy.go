@@ -27,7 +27,8 @@ func (f *File) CopyFrom(ctx context.Context, src *File, srcOff, off, n int64) (i
 	err := f.change(ctx, place, func(off, end int64) error {
 		first := off == 0 && f.size == 0 && f.limit == 0 && f.props.Kind == blob.BlockBlob
 		more := off > 0 && f.limit == off && f.size == off && f.under == from
-		if !first && !more || f.stage != nil && f.stage.valid.overlaps(off, end) {
+		// A commit that has landed is what lies under the writes from then on, and would take the place of the source.
+		if !first && !more || len(f.tried) > 0 || f.stage != nil && f.stage.valid.overlaps(off, end) {
 			return nil
 		}
 		if f.exposed { // the kernel's readers have a file, which must get the bytes

@@ -40,12 +40,13 @@ type File struct {
 	gen      uint64            // counts changes
 	saved    uint64            // the gen that the service has
 	acked    uint64            // the gen that a close was answered for because it is durable here (write-back)
-	upTo     int64             // during a commit: bytes of what it makes that are still part of the file
 	tags     map[string]string // index tags, once they are known
 	copied   blob.Properties   // of what it is a copy of
-	tried    *attempt          // the last commit whose outcome is not known; nil if it is
+	tried    []*attempt        // commits whose outcome is not known, the one under way too; all on this version of the blob
+	attempts uint64            // counts them
 	detached bool              // it is being deleted, replaced or renamed: nothing may be released
 	moving   string            // the name that it is about to have, or empty
+	going    bool              // it was about to be deleted or replaced when an earlier process ended
 	gone     bool              // unlinked or replaced: there is nothing to commit to
 	lost     error             // another writer won: commits fail from now on
 	failed   error             // of the last commit, nil when it succeeded

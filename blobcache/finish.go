@@ -24,6 +24,11 @@ func (f *File) compact(clean bool) {
 	if clean && err == nil {
 		st.summed = nil
 	}
+	for _, b := range st.later() { // the record of the base has made them count for nothing
+		if err == nil {
+			err = st.journal.span(recStaged, b.off, b.end, []byte(b.id)...)
+		}
+	}
 	if err == nil && clean && st.journal.size > largestJournal {
 		err = st.rewriteJournal(f.header())
 	}

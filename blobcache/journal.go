@@ -65,6 +65,7 @@ const (
 	recGoing    = 'I' // a byte: 1 if the blob is about to be deleted or replaced, as the program has asked, 0 if it stays
 	recMoving   = 'M' // text: the name that the blob is about to have; none: it keeps the one that it has
 	recGone     = 'G' // the blob was deleted: there is nothing to save
+	recTried    = 'A' // attempt, JSON: a commit is about to be sent
 )
 
 // header begins a journal.

@@ -27,7 +27,7 @@ func (f *File) rename(name string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// Blocks belong to the name that they were staged under.
-	if !f.isNew || f.tried != nil || f.stage != nil && len(f.stage.released) > 0 {
+	if !f.isNew || len(f.tried) > 0 || f.stage != nil && len(f.stage.released) > 0 {
 		return false
 	}
 	old := f.props.Name
@@ -94,7 +94,7 @@ func (f *File) Detach(ctx context.Context) (inService bool, err error) {
 			return false, err
 		}
 		f.detached = true
-		return !f.isNew || f.tried != nil, nil
+		return !f.isNew || len(f.tried) > 0, nil
 	}
 }
 
@@ -185,7 +185,7 @@ func (f *File) BeginMove(ctx context.Context, to string) (blob.Properties, error
 func (f *File) beginMoveNew(to string) bool {
 	f.commit.Lock()
 	f.mu.RLock()
-	isNew := f.isNew && f.tried == nil && (f.stage == nil || len(f.stage.released) == 0)
+	isNew := f.isNew && len(f.tried) == 0 && (f.stage == nil || len(f.stage.released) == 0)
 	f.mu.RUnlock()
 	if !isNew || f.beginMove(to) != nil {
 		f.commit.Unlock()

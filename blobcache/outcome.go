@@ -3,6 +3,7 @@ package blobcache
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -13,20 +14,133 @@ import (
 
 // How a commit ended whose answer was lost, and what happens when another writer was faster.
 
-// attempt is a commit whose outcome is not known.
-type attempt struct {
-	gen  uint64
-	size int64    // bytes
-	ids  []string // of a block list
-	crc  uint32   // CRC-32C of the content of a Put Blob
-}
+// errOvertaken says that the blob was replaced while it was looked at.
+var errOvertaken = errors.New("the blob was replaced while it was looked at")
+
+// lookAgain is how often a blob that others replace meanwhile is looked at, before the next commit has to do it.
+const lookAgain = 5
 
 // landed reports whether the version that is in the service is what was to be committed: the answer of an earlier try was
 // lost, perhaps together with the process that waited for it. The File is over that version then, and clean unless it
-// was changed after that try. f.commit is held.
-func (f *File) landed(ctx context.Context) bool {
+// was changed after that try. An error means that this is not known, and nothing is changed. f.commit is held.
+func (f *File) landed(ctx context.Context) (bool, error) {
+	for range lookAgain {
+		landed, err := f.landedOnce(ctx)
+		if !errors.Is(err, errOvertaken) {
+			return landed, err
+		}
+	}
+	return false, &blob.Error{Code: blob.Busy, Op: "Commit", Name: f.Name(), Err: errOvertaken}
+}
+
+func (f *File) landedOnce(ctx context.Context) (bool, error) {
+	f.mu.Lock()
+	name, o, was := f.props.Name, f.options(), f.props.ETag
+	isNew := f.isNew
+	guess := f.guess()
+	tried := slices.Clone(f.tried)
+	f.mu.Unlock()
+	defer f.forget(guess)
+	p, err := f.cont.Properties(ctx, name, blob.Condition{})
+	if blob.Is(err, blob.NotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !isNew && p.ETag == was { // nothing has landed, whatever the content
+		return false, nil
+	}
+	v := &found{f: f, p: p}
+	// The first comes first: what is the same content twice may differ in its metadata, and counts as changed since.
+	for _, a := range tried {
+		is, err := v.is(ctx, a)
+		if err != nil {
+			return false, err
+		}
+		if !is {
+			continue
+		}
+		w := blob.Written{ETag: p.ETag, Modified: p.Modified}
+		switch a.Way {
+		case byAppend:
+			f.appended(w, a)
+		case byCopy:
+			f.doneCopy(w, o, a, p.Headers, p.TagCount)
+		default:
+			f.done(w, o, a, v.ids)
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// guess adds an attempt, and returns it, for what an earlier process may have sent without a word in the journal that has
+// survived. What this process has sent is known. f.mu is held.
+func (f *File) guess() *attempt {
+	if slices.ContainsFunc(f.tried, func(a *attempt) bool { return !a.old }) {
+		return nil
+	}
+	a := &attempt{Way: byGuess, Size: f.size, gen: f.gen, upTo: f.size, old: true}
+	f.tried = append(f.tried, a)
+	return a
+}
+
+// forget takes an attempt back that was not made.
+func (f *File) forget(a *attempt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tried = slices.DeleteFunc(f.tried, func(b *attempt) bool { return b == a })
+}
+
+// found is a version in the service that is compared with attempts.
+type found struct {
+	f     *File
+	p     blob.Properties
+	asked bool
+	list  []blob.Block // if asked
+	ids   []string     // of these
+}
+
+// is reports whether the version is what an attempt was to make. It fails with errOvertaken when it is not there any more.
+func (v *found) is(ctx context.Context, a *attempt) (bool, error) {
+	if v.p.Size != a.Size || (v.p.Kind == blob.AppendBlob) != (a.Way == byAppend) {
+		return false, nil
+	}
+	switch a.Way {
+	case byPut:
+		return v.hasSum(ctx, 0, a.Size, a.CRC)
+	case byAppend:
+		return v.hasSum(ctx, a.At, a.Size-a.At, a.CRC)
+	case byList:
+		err := v.blocks(ctx)
+		return err == nil && bytes.Equal(digest(v.ids), a.IDs), err
+	case byCopy:
+		return v.isCopy(ctx, a)
+	case byGuess:
+		return v.isOurs(ctx, a.Size)
+	}
+	return false, nil // of a later program
+}
+
+// isCopy compares the source that the service has noted. It does not note the version; but if the source is still the one
+// that was to be copied, the copy is of that.
+func (v *found) isCopy(ctx context.Context, a *attempt) (bool, error) {
+	if v.p.CopiedFrom != a.From {
+		return false, nil
+	}
+	now, err := v.f.cont.Properties(ctx, a.From, blob.Condition{})
+	if blob.Is(err, blob.NotFound) {
+		return false, nil
+	}
+	return err == nil && now.ETag == a.FromETag, err
+}
+
+// isOurs compares a version with the staging file.
+func (v *found) isOurs(ctx context.Context, size int64) (bool, error) {
+	f := v.f
 	f.mu.RLock()
-	name, size, gen, st, o, tried := f.props.Name, f.size, f.gen, f.stage, f.options(), f.tried
+	st := f.stage
 	var blocks map[int64]stagedBlock
 	whole := false
 	if st != nil {
@@ -34,43 +148,42 @@ func (f *File) landed(ctx context.Context) bool {
 		whole = st.valid.covers(0, size)
 	}
 	f.mu.RUnlock()
-	if tried != nil {
-		size, gen = tried.size, tried.gen
-	}
-	p, err := f.cont.Properties(ctx, name, blob.Condition{})
-	if err != nil || p.Size != size {
-		return false
-	}
-	var ids []string
 	switch {
 	case size == 0:
-	case tried != nil && tried.ids != nil:
-		if !f.sameList(ctx, name, p, tried.ids) {
-			return false
-		}
-		ids = tried.ids
-	case tried != nil:
-		if !f.sameSum(ctx, name, p, tried.crc) {
-			return false
-		}
+		return true, nil
 	case len(blocks) > 0:
-		if !f.sameBlocks(ctx, name, p, st, blocks) {
-			return false
-		}
+		return v.hasBlocks(ctx, st, blocks)
 	case whole && size <= f.c.putMax:
-		if !f.sameContent(ctx, name, p.ETag, st, size) {
-			return false
-		}
-	default:
-		return false
+		return v.hasContent(ctx, st)
 	}
-	f.mu.Lock()
-	if tried == nil {
-		f.upTo = size
+	return false, nil
+}
+
+// replaced turns what is said of a version that is not there any more into errOvertaken.
+func replaced(err error) error {
+	if blob.Is(err, blob.NotFound) || blob.Is(err, blob.ConditionNotMet) {
+		return errOvertaken
 	}
-	f.mu.Unlock()
-	f.done(blob.Written{ETag: p.ETag, Modified: p.Modified}, o, size, gen, ids)
-	return true
+	return err
+}
+
+// blocks asks for the blocks of the version, once.
+func (v *found) blocks(ctx context.Context) error {
+	if v.asked {
+		return nil
+	}
+	l, err := v.f.cont.BlockList(ctx, v.p.Name)
+	if err == nil && l.ETag != v.p.ETag {
+		err = errOvertaken
+	}
+	if err != nil {
+		return replaced(err)
+	}
+	v.asked, v.list, v.ids = true, l.Committed, make([]string, len(l.Committed))
+	for i, b := range l.Committed {
+		v.ids[i] = b.ID
+	}
+	return nil
 }
 
 // sentBlocks returns the blocks that were uploaded and not known to be committed, by their offsets. There are none when
@@ -92,66 +205,72 @@ func (s *stage) sentBlocks() map[int64]stagedBlock {
 	return blocks
 }
 
-// sameList reports whether a version consists of these blocks.
-func (f *File) sameList(ctx context.Context, name string, p blob.Properties, ids []string) bool {
-	l, err := f.cont.BlockList(ctx, name)
-	return err == nil && l.ETag == p.ETag &&
-		slices.EqualFunc(l.Committed, ids, func(b blob.Block, id string) bool { return b.ID == id })
-}
-
-// sameBlocks reports whether all these blocks are part of a version, where they belong. Their ids are random, so nobody
+// hasBlocks reports whether all these blocks are part of the version, where they belong. Their ids are random, so nobody
 // else has put them there first; but the rest may be somebody else's by now, so of the staging file only they count.
-func (f *File) sameBlocks(ctx context.Context, name string, p blob.Properties, st *stage, blocks map[int64]stagedBlock) bool {
-	l, err := f.cont.BlockList(ctx, name)
-	if err != nil || l.ETag != p.ETag {
-		return false
+func (v *found) hasBlocks(ctx context.Context, st *stage, blocks map[int64]stagedBlock) (bool, error) {
+	if err := v.blocks(ctx); err != nil {
+		return false, err
 	}
 	var at int64
 	var ours extents
-	found := 0
-	for _, b := range l.Committed {
+	count := 0
+	for _, b := range v.list {
 		if blocks[at].id == b.ID {
-			found++
+			count++
 			ours.add(at, at+b.Size)
 		}
 		at += b.Size
 	}
-	if found != len(blocks) || at != p.Size {
-		return false
+	if count != len(blocks) || at != v.p.Size {
+		return false, nil
 	}
-	f.mu.Lock()
+	v.f.mu.Lock()
 	st.valid = st.valid.and(ours)
-	f.mu.Unlock()
-	return true
+	v.f.mu.Unlock()
+	return true, nil
 }
 
-// sameSum reports whether a version of up to putMax bytes has this checksum.
-func (f *File) sameSum(ctx context.Context, name string, p blob.Properties, crc uint32) bool {
-	body, err := f.cont.ReadAt(ctx, name, 0, p.Size, blob.Condition{IfMatch: p.ETag})
-	if err != nil {
-		return false
-	}
-	defer body.Close()
+// hasSum reports whether n bytes of the version, few enough to be fetched, have this checksum.
+func (v *found) hasSum(ctx context.Context, off, n int64, crc uint32) (bool, error) {
 	h := crc32.New(castagnoli)
-	n, err := io.Copy(h, body)
-	return err == nil && n == p.Size && h.Sum32() == crc
+	err := v.read(ctx, off, n, func(body io.Reader) error {
+		_, err := io.Copy(h, body)
+		return err
+	})
+	return err == nil && h.Sum32() == crc, err
 }
 
-// sameContent reports whether a version of up to putMax bytes has the bytes of the staging file.
-func (f *File) sameContent(ctx context.Context, name string, etag blob.ETag, st *stage, size int64) bool {
-	body, err := f.cont.ReadAt(ctx, name, 0, size, blob.Condition{IfMatch: etag})
+// hasContent reports whether the version, of up to putMax bytes, has the bytes of the staging file.
+func (v *found) hasContent(ctx context.Context, st *stage) (same bool, err error) {
+	theirs, ours := make([]byte, grain), make([]byte, grain)
+	err = v.read(ctx, 0, v.p.Size, func(body io.Reader) error {
+		same = true
+		for off := int64(0); off < v.p.Size && same; off += grain {
+			n := min(grain, v.p.Size-off)
+			if _, err := io.ReadFull(body, theirs[:n]); err != nil {
+				return err
+			}
+			if err := st.readAt(ours[:n], off); err != nil {
+				return err
+			}
+			same = bytes.Equal(theirs[:n], ours[:n])
+		}
+		return nil
+	})
+	return same && err == nil, err
+}
+
+// read gives n bytes of the version to take.
+func (v *found) read(ctx context.Context, off, n int64, take func(io.Reader) error) error {
+	if n == 0 {
+		return nil
+	}
+	body, err := v.f.cont.ReadAt(ctx, v.p.Name, off, n, blob.Condition{IfMatch: v.p.ETag})
 	if err != nil {
-		return false
+		return replaced(err)
 	}
 	defer body.Close()
-	theirs, ours := make([]byte, grain), make([]byte, grain)
-	for off := int64(0); off < size; off += grain {
-		n := min(grain, size-off)
-		if _, err := io.ReadFull(body, theirs[:n]); err != nil || st.readAt(ours[:n], off) != nil || !bytes.Equal(theirs[:n], ours[:n]) {
-			return false
-		}
-	}
-	return true
+	return take(body)
 }
 
 // gather copies what the cache still has of the base into the staging file, for blobmount recover: the service has that

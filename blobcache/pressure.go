@@ -77,7 +77,7 @@ func (f *File) release(most int) bool {
 			}
 			b := st.blocks[i]
 			if !b.current() || b.busy != nil || b.size != end-off || !st.valid.covers(off, end) ||
-				off%grain != 0 || end%grain != 0 {
+				off%grain != 0 || end%grain != 0 || !b.committed && !f.mayRelease(b) {
 				continue
 			}
 			if err := st.release(off, end, b.committed); err != nil {

@@ -40,9 +40,10 @@ type record struct {
 	kept     string    // why it waits for somebody
 	going    bool      // the blob is about to be deleted or replaced
 	gone     bool
-	stable   *record // at the last time that it was finished to stand, and durable
-	here     bool    // the machine was not restarted since: the kernel has what was written
-	length   int64   // of the good part of the journal, bytes
+	tried    []attempt // commits whose outcome is not noted
+	stable   *record   // at the last time that it was finished to stand, and durable
+	here     bool      // the machine was not restarted since: the kernel has what was written
+	length   int64     // of the good part of the journal, bytes
 	salt     uint32
 }
 
@@ -101,6 +102,7 @@ func (r *record) clone() *record {
 	n.valid, n.changed, n.released = slices.Clone(r.valid), slices.Clone(r.changed), slices.Clone(r.released)
 	n.lost = slices.Clone(r.lost)
 	n.staged, n.sums, n.tallies = slices.Clone(r.staged), slices.Clone(r.sums), slices.Clone(r.tallies)
+	n.tried = r.cloneTried()
 	return &n
 }
 
@@ -135,6 +137,7 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 	case recDetails:
 		r.Details = details{}
 		r.dirty = true
+		r.outdate(extent{})
 		return r, json.Unmarshal(p, &r.Details)
 	case recBase:
 		var b base
@@ -154,6 +157,8 @@ func (r *record) apply(typ byte, p []byte) (*record, error) {
 		if r.stable != nil {
 			r.stable.fate(typ, p)
 		}
+	case recTried:
+		return r, r.try(p)
 	default:
 		return nil, fmt.Errorf("%w: record of unknown type %q", errJournal, typ)
 	}
@@ -177,10 +182,11 @@ func (r *record) fate(typ byte, p []byte) {
 // rebase notes that the name or the version of the blob is another one.
 func (r *record) rebase(b base) {
 	old := r.Base
-	if s := r.stable; s != nil && (b.Name != old.Name || b.New != old.New || b.Blocks) {
+	if s := r.stable; s != nil && (b.Name != old.Name || b.Blocks) {
 		s.rebase(b) // another name, not another content
 	}
 	r.Base, r.Moving, r.kept, r.named = b, "", "", r.named && b.New
+	r.rebased(old)
 	switch {
 	case b.Clean:
 		r.tallies = nil
@@ -252,6 +258,7 @@ func (r *record) change(x extent) {
 	r.changed.add(x.off, x.end)
 	r.released.remove(x.off, x.end)
 	r.lost.remove(x.off, x.end)
+	r.outdate(x)
 	r.touch(func(y extent) bool { return y.off < x.end && x.off < y.end })
 }
 
@@ -261,6 +268,7 @@ func (r *record) truncate(size int64) {
 	for _, x := range []*extents{&r.valid, &r.changed, &r.released, &r.lost} {
 		x.remove(size, 1<<62)
 	}
+	r.cut(size)
 	r.touch(func(y extent) bool { return y.end > size })
 	r.Base.Limit = min(r.Base.Limit, size)
 	r.Size = size

@@ -47,6 +47,7 @@ func (c *Cache) file(l *left, cont blob.Container, hooks Hooks) (*File, error) {
 	if rec.stands {
 		st.noteSums(rec.sums)
 	}
+	f.takeUp(rec.tried)
 	if f.limit == 0 && rec.BlockSize > 0 {
 		if err := f.layOut(st.layout, nil); err != nil {
 			f.setStage(nil)
@@ -132,10 +133,12 @@ func (r *recovery) begin(ctx context.Context, ids []string) (busy []string) {
 		if r.slots.acquire(context.WithoutCancel(ctx)) != nil {
 			break
 		}
+		f.mu.Lock()
+		f.going = l.rec.going
+		f.mu.Unlock()
 		r.underway.Go(func() {
 			defer r.slots.release()
-			f.followMove(ctx)
-			f.recover(ctx, l.rec.going)
+			f.recover(ctx)
 		})
 	}
 	return busy
@@ -179,61 +182,75 @@ func (c *Cache) mayRecover(l *left, cont blob.Container) bool {
 	return true
 }
 
-// wentAway reports whether a blob that was about to be deleted or replaced when its process ended is not there any more.
-func (f *File) wentAway(ctx context.Context) bool {
+// wentAway looks whether a blob that was about to be deleted or replaced when its process ended is not there any more.
+// Then there is nothing to save. f.commit is held.
+func (f *File) wentAway(ctx context.Context) error {
 	f.mu.RLock()
-	p, isNew := f.props, f.isNew
+	p, isNew, going := f.props, f.isNew, f.going
 	f.mu.RUnlock()
+	if !going {
+		return nil
+	}
 	now, err := f.cont.Properties(ctx, p.Name, blob.Condition{})
-	switch {
-	case blob.Is(err, blob.NotFound):
-		if isNew {
-			return false // nothing has replaced it
-		}
-	case err != nil || !isNew && now.ETag == p.ETag:
-		return false
+	missing := blob.Is(err, blob.NotFound)
+	if err != nil && !missing {
+		return err
 	}
 	f.mu.Lock()
-	f.gone = true
+	f.going = false
+	if missing {
+		f.gone = !isNew // else nothing has replaced it
+	} else {
+		f.gone = isNew || now.ETag != p.ETag
+	}
+	gone := f.gone
 	f.mu.Unlock()
-	f.c.track(f, false)
-	return true
+	if gone {
+		f.c.track(f, false)
+	}
+	return nil
 }
 
-// followMove gives a File the name under which its blob is, when its process ended in the middle of a rename.
-func (f *File) followMove(ctx context.Context) {
-	f.mu.Lock()
+// followMove gives a File the name under which its blob is, when its process ended in the middle of a rename. f.commit is
+// held.
+func (f *File) followMove(ctx context.Context) error {
+	f.mu.RLock()
 	p, isNew, to := f.props, f.isNew, f.moving
-	f.moving = ""
-	f.mu.Unlock()
-	if to == "" || isNew {
-		return
+	f.mu.RUnlock()
+	if to == "" {
+		return nil
 	}
-	if _, err := f.cont.Properties(ctx, p.Name, blob.Condition{}); !blob.Is(err, blob.NotFound) {
-		return // it has its old name, or a commit will tell what is wrong
+	var now blob.Properties
+	var err error
+	if !isNew {
+		_, err = f.cont.Properties(ctx, p.Name, blob.Condition{})
 	}
-	now, err := f.cont.Properties(ctx, to, blob.Condition{})
-	if err != nil || now.CopiedFrom != p.Name && now.ETag != p.ETag {
-		return
+	away := blob.Is(err, blob.NotFound)
+	if away {
+		now, err = f.cont.Properties(ctx, to, blob.Condition{})
+	}
+	if err != nil && !blob.Is(err, blob.NotFound) {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.renamed(to, blob.Written{ETag: now.ETag, Modified: now.Modified}, false)
-	f.stage.relearn()
+	f.moving = ""
+	// Else it has its old name, or a commit will tell what is wrong.
+	if away && err == nil && (now.CopiedFrom == p.Name || now.ETag == p.ETag) {
+		f.renamed(to, blob.Written{ETag: now.ETag, Modified: now.Modified}, false)
+		f.stage.relearn()
+	}
+	return nil
 }
 
 // recover commits a file that an earlier process has left.
-func (f *File) recover(ctx context.Context, going bool) {
-	name := f.Name()
-	if going && f.wentAway(ctx) {
-		f.Settle()
-		return
-	}
+func (f *File) recover(ctx context.Context) {
 	err := f.Commit(ctx)
 	f.mu.RLock()
-	lost := f.lost != nil
+	name, lost, gone := f.props.Name, f.lost != nil, f.gone
 	f.mu.RUnlock()
 	switch {
+	case gone:
 	case err == nil:
 		f.c.log.Info("saved what an earlier mount had left", "blob", name, "bytes", f.State().Size)
 	case !lost:
@@ -304,7 +321,6 @@ func (c *Cache) Retry(ctx context.Context, id string, cont blob.Container, hooks
 		return err
 	}
 	f.hooks = hooks
-	f.followMove(ctx)
 	if err := f.Commit(ctx); err != nil {
 		f.putBack()
 		return err

@@ -54,6 +54,7 @@ type stage struct {
 type block struct {
 	gen       uint64        // File.gen when it was changed last
 	staged    uint64        // gen that the service holds as a block, 0 for none
+	after     uint64        // File.attempts when it was staged
 	committed bool          // that block is part of the blob, and survives a commit
 	id        string        // the block id of that
 	size      int64         // bytes of that

@@ -206,6 +206,7 @@ func (f *File) send(ctx context.Context, st *stage, i int, b *block, off, n int6
 			return err
 		}
 		b.staged, b.id, b.size, b.tally, b.committed = gen, s.id, n, s.tally, false
+		b.after = f.attempts
 		return nil
 	}
 }

@@ -104,8 +104,9 @@ func (f *File) commitFirst(off, end int64) bool {
 	if f.lost != nil || !f.dirty() {
 		return false
 	}
-	// Blocks of which only the service has the bytes can be changed when they can be read.
-	if f.stage != nil && f.stage.released.overlaps(off, end) {
+	// Blocks of which only the service has the bytes can be changed when they can be read, and what may just be at the end
+	// of an append blob when it is known whether it is.
+	if f.stage != nil && f.stage.released.overlaps(off, end) || f.appending(off) {
 		return true
 	}
 	// A close was answered for what is here now: what comes later must not touch it before the service has it. Of a new
@@ -167,7 +168,7 @@ func (f *File) layOut(l layout, have []blob.Block) error {
 		i := l.index(b.off)
 		is := st.isBlock(i, b.extent, f.size)
 		if is {
-			st.blocks[i] = &block{gen: f.gen, staged: f.gen, id: b.id, size: b.end - b.off, ahead: true}
+			st.blocks[i] = &block{gen: f.gen, staged: f.gen, after: f.attempts, id: b.id, size: b.end - b.off, ahead: true}
 		}
 		return is
 	})
@@ -316,7 +317,8 @@ func (f *File) truncate(size int64) error {
 	} else if err := f.stage.journal.setSize(size); err != nil {
 		return err
 	}
-	f.limit, f.upTo = min(f.limit, size), min(f.upTo, size)
+	f.limit = min(f.limit, size)
+	f.cut(size)
 	if f.limit == 0 {
 		f.dropBase()
 	}
