@@ -50,7 +50,7 @@ func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOption
 
 // copyOptions returns what the request says, and whether it names the source's version though the caller did not.
 func (c *Container) copyOptions(ctx context.Context, dst, src string, o blob.CopyOptions) (options *sdkblob.StartCopyFromURLOptions, pinned bool, err error) {
-	r, err := c.client.NewBlobClient(src).GetProperties(ctx, nil)
+	r, err := c.head(ctx, src, blob.Condition{})
 	if err != nil {
 		return nil, false, err
 	}
@@ -96,7 +96,7 @@ func (c *Container) copyBlob(ctx context.Context, tries *attempts, dst, src stri
 		if err := sleep(ctx, backoff(poll)); err != nil {
 			return blob.Written{}, fail(ctx, op, dst, err)
 		}
-		p, err := client.GetProperties(ctx, nil)
+		p, err := c.head(ctx, dst, blob.Condition{})
 		if err != nil {
 			return blob.Written{}, fail(ctx, op, dst, err)
 		}

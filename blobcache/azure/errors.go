@@ -165,6 +165,7 @@ func fail(ctx context.Context, op, name string, err error) error {
 	var held *heldError
 	var lost *unreachableError
 	var cert *tls.CertificateVerificationError
+	var other *versionError
 	e.Err = safe(err)
 	switch {
 	case errors.As(err, &token):
@@ -172,7 +173,7 @@ func fail(ctx context.Context, op, name string, err error) error {
 		if token.temporary() {
 			e.Code = blob.Unavailable
 		}
-	case errors.Is(err, errDamaged):
+	case errors.Is(err, errDamaged), errors.As(err, &other):
 		e.Code = blob.Damaged
 	case errors.As(err, &held):
 		e.Code = blob.Throttled

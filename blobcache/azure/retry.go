@@ -22,8 +22,9 @@ import (
 const (
 	firstDelay = 100 * time.Millisecond
 	maxDelay   = 10 * time.Second
-	// maxDamaged bounds the repetitions of an upload that the service found damaged: a bad network gets it
-	// right the next time, a body that changes while it is sent never does.
+	// maxDamaged bounds the repetitions of an upload that the service found damaged, and of a read whose answer is not of
+	// the blob: a bad network gets it right the next time, a body that changes while it is sent, and a proxy that answers
+	// from what it has kept, never do.
 	maxDamaged = 2
 )
 
@@ -170,6 +171,10 @@ func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 		sent := !errors.As(err, &token) && (!errors.As(err, &dial) || dial.Op != "dial")
 		a.doubtful = a.doubtful || sent
 		return true
+	}
+	if checkVersion(resp) != nil {
+		a.damaged++
+		return a.damaged <= maxDamaged
 	}
 	code := bloberror.Code(resp.Header.Get("x-ms-error-code"))
 	switch resp.StatusCode {

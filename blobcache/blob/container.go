@@ -37,7 +37,8 @@ type Container interface {
 	URL(name string) string
 
 	// Properties returns the current properties of a blob.
-	// With IfNoneMatch set to the current ETag it fails with NotModified.
+	// With IfNoneMatch set to the current ETag it fails with NotModified. There is always an ETag: an answer without one
+	// fails with Damaged.
 	Properties(ctx context.Context, name string, c Condition) (Properties, error)
 
 	// List returns one page of names in the order of their bytes, with properties and metadata.
@@ -45,7 +46,8 @@ type Container interface {
 	List(ctx context.Context, o ListOptions) (Page, error)
 
 	// ReadAt returns a stream of exactly count bytes from offset, or fewer when the blob ends before.
-	// offset must lie inside the blob, else the error is InvalidRange; count must be positive.
+	// offset must lie inside the blob, else the error is InvalidRange; count must be positive. The bytes are those of the
+	// version that IfMatch names: an answer that is of another one, as of a cache between, fails with Damaged.
 	// The stream fails (never ends early with io.EOF) when the connection breaks; it does not resume by itself
 	// under another ETag. The caller closes it. Its Properties are those of the version that is read.
 	ReadAt(ctx context.Context, name string, offset, count int64, c Condition) (*Body, error)
