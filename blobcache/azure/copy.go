@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	sdkblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
@@ -17,7 +18,7 @@ import (
 const maxSourceChanges = 5
 
 // Copy implements blob.Container. Inside one account the service completes most copies before it answers; what
-// it does not is waited for, until ctx is done.
+// it does not is waited for, as long as it goes on.
 //
 // Copy Blob takes neither tier nor tags along by itself (Copy Blob From URL could, up to 256 MiB). So the source's
 // properties are asked for first, which costs a round trip, and where there is a tier or a tag to carry over, the copy
@@ -82,26 +83,22 @@ func sourceChanged(err error) bool {
 // copyBlob copies, and waits until the copy is complete; o is what options were made from.
 func (c *Container) copyBlob(ctx context.Context, tries *attempts, dst, src string, options *sdkblob.StartCopyFromURLOptions, o blob.CopyOptions) (blob.Written, error) {
 	const op = "Copy"
-	client := c.client.NewBlobClient(dst)
-	r, err := client.StartCopyFromURL(context.WithValue(ctx, copySourceKey{}, copySource{name: src}), c.URL(src), options)
+	r, err := c.client.NewBlobClient(dst).StartCopyFromURL(context.WithValue(ctx, copySourceKey{}, copySource{name: src}), c.URL(src), options)
 	if err != nil {
+		if err := c.settleCopy(ctx, tries, dst, src, failWrite(ctx, op, dst, o.Condition, err)); err != nil {
+			return blob.Written{}, fail(ctx, op, dst, err)
+		}
 		if w, ok := c.recognise(ctx, tries, o.Condition, err, c.holdsCopy(src, o.Source)); ok {
 			w.Doubtful = true
 			return w, nil
 		}
 		return blob.Written{}, failWrite(ctx, op, dst, o.Condition, err)
 	}
-	w, status, id := written(r.ETag, r.LastModified), value(r.CopyStatus), text(r.CopyID)
-	for poll := 1; status == sdkblob.CopyStatusTypePending; poll++ {
-		if err := sleep(ctx, backoff(poll)); err != nil {
-			return blob.Written{}, fail(ctx, op, dst, err)
-		}
-		p, err := c.head(ctx, dst, blob.Condition{})
+	w, status := written(r.ETag, r.LastModified), value(r.CopyStatus)
+	if status == sdkblob.CopyStatusTypePending {
+		p, err := c.awaitCopy(ctx, dst, text(r.CopyID))
 		if err != nil {
 			return blob.Written{}, fail(ctx, op, dst, err)
-		}
-		if text(p.CopyID) != id {
-			return blob.Written{}, &blob.Error{Code: blob.ConditionNotMet, Op: op, Name: dst, Err: errors.New("the destination was replaced while it was copied to")}
 		}
 		w, status = written(p.ETag, p.LastModified), value(p.CopyStatus)
 	}
@@ -110,6 +107,78 @@ func (c *Container) copyBlob(ctx context.Context, tries *attempts, dst, src stri
 	}
 	return w, nil
 }
+
+// settleCopy waits for a copy of the same source that stands in the way of one that was refused: our own of a try whose
+// answer was lost, or one that an earlier process has begun. Only a copy that has ended can be known as what was wanted.
+func (c *Container) settleCopy(ctx context.Context, tries *attempts, dst, src string, refused error) error {
+	switch blob.CodeOf(refused) {
+	case blob.Exists, blob.ConditionNotMet, blob.Busy:
+	default:
+		return nil
+	}
+	if sourceChanged(refused) && !tries.doubtful {
+		return nil // it says nothing about the destination
+	}
+	ctx, _ = withAttempts(ctx, tries.op, dst)
+	p, err := c.head(ctx, dst, blob.Condition{})
+	if err != nil || value(p.CopyStatus) != sdkblob.CopyStatusTypePending || c.nameIn(text(p.CopySource)) != src {
+		return nil // the refusal stands
+	}
+	_, err = c.awaitCopy(ctx, dst, text(p.CopyID))
+	return err
+}
+
+// errCopyStands says that a pending copy does not move. What is there of it stays, and may still be completed: to abort it
+// would leave an empty blob under the name.
+var errCopyStands = errors.New("the service has begun to copy, and does not go on")
+
+// awaitCopy polls a pending copy until it has ended. The service promises no time for it, and goes on trying for two weeks
+// ("Copy Blob"): so it may take any time while x-ms-copy-progress moves, and RetryFor without that. Its error is one for
+// fail.
+func (c *Container) awaitCopy(ctx context.Context, dst, id string) (sdkblob.GetPropertiesResponse, error) {
+	watch := stall{limit: c.retryFor, moved: time.Now()}
+	if watch.limit < 0 {
+		watch.limit = DefaultRetryFor // to wait is not to try again
+	}
+	progress := ""
+	for poll := 1; ; poll++ {
+		wait := backoff(poll)
+		if watch.over(time.Now(), wait, progress) {
+			return sdkblob.GetPropertiesResponse{}, &unreachableError{errCopyStands}
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return sdkblob.GetPropertiesResponse{}, err
+		}
+		p, err := c.head(ctx, dst, blob.Condition{})
+		switch {
+		case err != nil:
+			return p, err
+		case text(p.CopyID) != id:
+			return p, errReplaced
+		case value(p.CopyStatus) != sdkblob.CopyStatusTypePending:
+			return p, nil
+		}
+		progress = text(p.CopyProgress)
+	}
+}
+
+// stall tells when something that takes its time does not move.
+type stall struct {
+	limit    time.Duration
+	progress string
+	moved    time.Time
+}
+
+// over notes the progress of now, and reports whether there is no point in another wait.
+func (s *stall) over(now time.Time, wait time.Duration, progress string) bool {
+	if progress != s.progress {
+		s.progress, s.moved = progress, now
+	}
+	return now.Sub(s.moved)+wait > s.limit
+}
+
+// errReplaced says that what was being made is not there any more.
+var errReplaced = errors.New("the destination was replaced while it was copied to")
 
 // StageBlockFrom implements blob.Container.
 func (c *Container) StageBlockFrom(ctx context.Context, name, id string, src blob.Range) error {

@@ -75,6 +75,9 @@ var codes = map[bloberror.Code]blob.Code{
 
 	bloberror.BlobImmutableDueToPolicy: blob.Immutable,
 
+	// A write to the destination of a copy that has not ended.
+	bloberror.PendingCopyOperation: blob.Busy,
+
 	bloberror.LeaseAlreadyPresent:                blob.Leased,
 	bloberror.LeaseIDMismatchWithBlobOperation:   blob.Leased,
 	bloberror.LeaseIDMismatchWithLeaseOperation:  blob.Leased,
@@ -175,6 +178,8 @@ func fail(ctx context.Context, op, name string, err error) error {
 		}
 	case errors.Is(err, errDamaged), errors.As(err, &other):
 		e.Code = blob.Damaged
+	case errors.Is(err, errReplaced):
+		e.Code = blob.ConditionNotMet
 	case errors.As(err, &held):
 		e.Code = blob.Throttled
 	case errors.As(err, &lost), errors.As(err, &cert):

@@ -30,7 +30,11 @@ func (c *Container) Properties(ctx context.Context, name string, cond blob.Condi
 		return blob.Properties{}, fail(ctx, op, name, err)
 	}
 	p := headProperties(name, r)
-	p.CopiedFrom = c.nameIn(text(r.CopySource))
+	// The source is there from the beginning of a copy, and stays when it fails. It never comes without the status ("Get Blob
+	// Properties").
+	if value(r.CopyStatus) == sdkblob.CopyStatusTypeSuccess {
+		p.CopiedFrom = c.nameIn(text(r.CopySource))
+	}
 	return p, nil
 }
 

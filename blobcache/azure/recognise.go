@@ -44,7 +44,7 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, cond blob.Co
 		return blob.Written{}, false
 	}
 	switch code := blob.CodeOf(failWrite(ctx, tries.op, tries.name, cond, refused)); code {
-	case blob.Exists, blob.ConditionNotMet:
+	case blob.Exists, blob.ConditionNotMet, blob.Busy: // Busy: of a copy that has ended since
 	default:
 		return blob.Written{}, false
 	}
@@ -57,7 +57,7 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, cond blob.Co
 		return blob.Written{}, false
 	}
 	// Both times are of whole seconds.
-	if p.Modified.Before(now.Add(-time.Since(tries.began) - 2*time.Second)) {
+	if p.Modified.Before(now.Add(-tries.answered.Sub(tries.began) - 2*time.Second)) {
 		return blob.Written{}, false
 	}
 	if ours, err := sent(ctx, p); err != nil || !ours {

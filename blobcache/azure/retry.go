@@ -32,6 +32,7 @@ const (
 type attempts struct {
 	op, name string
 	began    time.Time
+	answered time.Time // when its last try ended
 	// doubtful is set when a try failed in a way that leaves open whether the service acted.
 	doubtful bool
 	damaged  int
@@ -84,6 +85,7 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 		}
 		resp, err := req.Clone(context.WithValue(context.WithValue(ctx, slotKey{}, slot), accessKey{}, used)).Next()
 		slot.answered(resp, err)
+		a.answered = time.Now()
 		if fixed {
 			return resp, err
 		}

@@ -178,7 +178,7 @@ type Properties struct {
 	// VersionID is empty unless the account keeps versions.
 	VersionID string
 	// CopiedFrom is the name of the blob of this container that Copy made this one from, until its content is replaced.
-	// Empty when it was not, or when somebody else copied it from elsewhere. Only Container.Properties tells it.
+	// Empty when it was not, or when somebody else copied it from elsewhere, or while the copy has not ended. Only Container.Properties tells it.
 	CopiedFrom string
 }
 
