@@ -105,6 +105,7 @@ func (c *Container) copyBlob(ctx context.Context, tries *attempts, dst, src stri
 	if status != sdkblob.CopyStatusTypeSuccess {
 		return blob.Written{}, &blob.Error{Code: blob.Other, Op: op, Name: dst, Err: fmt.Errorf("the copy ended with status %q", status)}
 	}
+	c.recent.note(dst, w.ETag)
 	return w, nil
 }
 

@@ -35,7 +35,9 @@ type attempts struct {
 	answered time.Time // when its last try ended
 	// doubtful is set when a try failed in a way that leaves open whether the service acted.
 	doubtful bool
-	damaged  int
+	// looks: the operation wants to see what is there before a doubtful try is repeated, which ends the request.
+	looks   bool
+	damaged int
 	// queued is how long its tries waited for others to finish, which is no failure and not counted as one.
 	queued time.Duration
 }
@@ -107,7 +109,7 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 			return nil, ctx.Err()
 		}
 		wait := max(backoff(try), retryAfter(resp))
-		if spent()+wait > r.retryFor {
+		if a.looks && a.doubtful || spent()+wait > r.retryFor {
 			if err != nil && !undecided {
 				err = &unreachableError{err}
 			}

@@ -96,7 +96,8 @@ type Container interface {
 	// tags leaves the version as it is.
 	Tags(ctx context.Context, name string) (map[string]string, error)
 
-	// Delete deletes a blob, with its snapshots.
+	// Delete deletes a blob, with its snapshots. Without a condition it deletes what is there when it begins, or what that is
+	// replaced by; never a blob that another host has made after it, however often it is repeated.
 	Delete(ctx context.Context, name string, c Condition) error
 
 	// AcquireLease takes a lease on an existing blob (Lease Blob) for d, whole seconds from MinLease to MaxLease.
