@@ -198,6 +198,10 @@ func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 		a.doubtful = true
 		return true
 	}
+	if _, known := codes[code]; !known && notOfService(resp.StatusCode, resp.Header) {
+		a.doubtful = true // nobody knows what has become of the request behind it
+		return true
+	}
 	if code == bloberror.MD5Mismatch || code == bloberror.CRC64Mismatch {
 		a.damaged++
 		return a.damaged <= maxDamaged
