@@ -111,7 +111,7 @@ func (c *Container) ReadAt(ctx context.Context, name string, offset, count int64
 	}
 	b := &body{
 		c: c, ctx: ctx, name: name, etag: part.properties.ETag,
-		stream: part.stream, next: offset, end: offset + part.count, size: part.properties.Size,
+		stream: part.stream, from: offset, next: offset, end: offset + part.count, size: part.properties.Size,
 	}
 	return &blob.Body{ReadCloser: b, Properties: part.properties}, nil
 }
@@ -191,7 +191,8 @@ type body struct {
 
 	stream    io.ReadCloser
 	next, end int64
-	breaks    int           // in a row, without a byte between
+	from      int64         // where stream began
+	breaks    int           // in a row, without progress between
 	broken    time.Time     // when the first of them was
 	queued    time.Duration // since then, see attempts
 	err       error         // sticky
@@ -211,7 +212,6 @@ func (b *body) Read(p []byte) (int, error) {
 		n, err := b.stream.Read(p[:min(int64(len(p)), b.end-b.next)])
 		if n > 0 {
 			b.next += int64(n)
-			b.breaks = 0
 			return n, nil // an error comes again with the next read
 		}
 		switch {
@@ -226,11 +226,20 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 }
 
+// resumeGrain is what a connection has to bring before it breaks, in bytes, for the time without progress to begin anew: the
+// unit in which reads are made. With a byte for each connection a download of 4 MiB would take four million requests, and
+// never fail.
+const resumeGrain = 64 << 10
+
 // resume replaces the broken stream.
 func (b *body) resume(cause error) error {
 	if b.ctx.Err() != nil {
 		return fail(b.ctx, "ReadAt", b.name, cause)
 	}
+	if b.next-b.from >= resumeGrain {
+		b.breaks = 0
+	}
+	b.from = b.next
 	if b.breaks == 0 {
 		b.broken, b.queued = time.Now(), 0
 	}
