@@ -28,18 +28,36 @@ func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOption
 	if err := cmp.Or(checkName(op, dst), checkName(op, src), checkOptions(op, dst, blob.Headers{}, o.Metadata)); err != nil {
 		return blob.Written{}, err
 	}
+	outer := ctx
 	ctx, tries := withAttempts(ctx, op, dst)
+	// Without the source's version a copy that is there cannot be known as ours, and is made again.
+	tries.looks = o.Condition == (blob.Condition{}) && o.Source.IfMatch != "" && o.Source.IfMatch != blob.Any
+	asked := o.Condition
+	before := c.recent.etag(dst)
 	var w blob.Written
-	for change := 0; ; change++ {
-		options, pinned, err := c.copyOptions(ctx, dst, src, o)
+	for change := 0; ; {
+		options, pinned, err := c.copyOptions(outer, dst, src, o)
 		if err != nil {
 			return blob.Written{}, fail(ctx, op, dst, err)
 		}
 		if w, err = c.copyBlob(ctx, tries, dst, src, options, o); err == nil {
 			break
 		}
-		if !pinned || change == maxSourceChanges || !sourceChanged(err) {
+		switch {
+		case tries.looks && tries.doubtful:
+			tries.looks = false
+			if o.Condition, w, err = c.destination(outer, tries, dst, src, o.Source, before, err); err != nil {
+				return blob.Written{}, err
+			}
+		case pinned && change < maxSourceChanges && sourceChanged(err):
+			change++
+		case asked != o.Condition && blob.Is(err, blob.Exists):
+			return blob.Written{}, fail(ctx, op, dst, errReplaced) // the caller did not mind that it exists
+		default:
 			return blob.Written{}, err
+		}
+		if w.ETag != "" {
+			break
 		}
 	}
 	if o.Metadata != nil && len(o.Metadata) == 0 {
@@ -51,6 +69,7 @@ func (c *Container) Copy(ctx context.Context, dst, src string, o blob.CopyOption
 
 // copyOptions returns what the request says, and whether it names the source's version though the caller did not.
 func (c *Container) copyOptions(ctx context.Context, dst, src string, o blob.CopyOptions) (options *sdkblob.StartCopyFromURLOptions, pinned bool, err error) {
+	ctx, _ = withAttempts(ctx, "Copy", dst) // what becomes of these requests leaves nothing open
 	r, err := c.head(ctx, src, blob.Condition{})
 	if err != nil {
 		return nil, false, err
@@ -71,6 +90,48 @@ func (c *Container) copyOptions(ctx context.Context, dst, src string, o blob.Cop
 	}
 	options.SourceModifiedAccessConditions = sourceConditions(o.Source)
 	return options, pinned, nil
+}
+
+// destination looks what is there before a copy without a condition is repeated, of which a try may have succeeded: what
+// another host has written over it meanwhile is not to be lost. It returns the copy if it is there, else the condition that
+// what is there must be what the copy was to replace; before is the version that was made here just before. It fails if
+// somebody else has written since the copy began, and with failed when there is no time left.
+func (c *Container) destination(ctx context.Context, tries *attempts, dst, src string, source blob.Condition, before blob.ETag, failed error) (blob.Condition, blob.Written, error) {
+	no := func(err error) (blob.Condition, blob.Written, error) {
+		return blob.Condition{}, blob.Written{}, fail(ctx, tries.op, dst, err)
+	}
+	wait := backoff(1)
+	if ctx.Err() != nil || time.Since(tries.began)-tries.queued+wait > c.retryFor {
+		return blob.Condition{}, blob.Written{}, failed
+	}
+	if err := sleep(ctx, wait); err != nil {
+		return no(err)
+	}
+	ctx, _ = withAttempts(ctx, tries.op, dst)
+	p, err := c.head(ctx, dst, blob.Condition{})
+	since := time.Since(tries.began)
+	if err != nil {
+		if blob.Is(fail(ctx, tries.op, dst, err), blob.NotFound) {
+			return blob.Condition{IfNoneMatch: blob.Any}, blob.Written{}, nil
+		}
+		return no(err)
+	}
+	found := etag(p.ETag)
+	if found == before || p.Date != nil && value(p.LastModified).Before(p.Date.Add(-since-clockSlack)) {
+		return blob.Condition{IfMatch: found}, blob.Written{}, nil
+	}
+	if value(p.CopyStatus) == sdkblob.CopyStatusTypePending && c.nameIn(text(p.CopySource)) == src {
+		if p, err = c.awaitCopy(ctx, dst, text(p.CopyID)); err != nil {
+			return no(err)
+		}
+	}
+	if ours, err := c.holdsCopy(src, source)(ctx, c.properties(dst, p)); err != nil || !ours {
+		return no(cmp.Or(err, errReplaced))
+	}
+	c.log.Info("recognised a write whose answer was lost", "op", tries.op, "name", dst, "etag", p.ETag)
+	w := written(p.ETag, p.LastModified)
+	w.Doubtful = true
+	return blob.Condition{}, w, nil
 }
 
 // sourceChanged reports a failed condition on the source.

@@ -288,3 +288,79 @@ func TestStall(t *testing.T) {
 		}
 	}
 }
+
+// A copy over a name whose answer was lost is not repeated over what another host has written there meanwhile.
+func TestCopySparesWhatIsNewer(t *testing.T) {
+	type there struct {
+		etag, from string
+		age        time.Duration
+	}
+	old, theirs := there{etag: `"old"`, age: time.Hour}, there{etag: `"theirs"`}
+	for what, test := range map[string]struct {
+		before there
+		acts   bool  // the first try
+		then   there // written by another host before the second
+		later  there // written by another host after the look
+		want   blob.Code
+		left   string
+	}{
+		"acted":                      {before: old, acts: true, left: `"copy"`},
+		"acted, on a new name":       {acts: true, left: `"copy"`},
+		"did not act":                {before: old, left: `"copy"`},
+		"did not act, on a new name": {left: `"copy"`},
+		"acted, and replaced":        {before: old, acts: true, then: theirs, want: blob.ConditionNotMet, left: `"theirs"`},
+		"did not act, and replaced":  {before: old, then: theirs, want: blob.ConditionNotMet, left: `"theirs"`},
+		"replaced after the look":    {before: old, later: theirs, want: blob.ConditionNotMet, left: `"theirs"`},
+		"made after the look":        {later: theirs, want: blob.ConditionNotMet, left: `"theirs"`},
+	} {
+		now, puts := test.before, 0
+		var s *service
+		s = serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			h := w.Header()
+			copied := there{etag: `"copy"`, from: s.URL + "/account/container/src"}
+			switch {
+			case r.Method == http.MethodHead && strings.HasSuffix(r.URL.Path, "/src"):
+				h.Set("ETag", etag1)
+			case r.Method == http.MethodHead && now.etag == "":
+				refuse(w, r, http.StatusNotFound, "BlobNotFound", "")
+			case r.Method == http.MethodHead:
+				h.Set("ETag", now.etag)
+				h.Set("Last-Modified", time.Now().Add(-now.age).UTC().Format(http.TimeFormat))
+				if now.from != "" {
+					h.Set("x-ms-copy-source", now.from)
+					h.Set("x-ms-copy-status", "success")
+				}
+			default:
+				if puts++; puts == 1 {
+					if test.acts {
+						now = copied
+					}
+					if test.then.etag != "" {
+						now = test.then
+					}
+					hangUp(w)
+					return
+				}
+				if test.later.etag != "" {
+					now = test.later
+				}
+				if m := r.Header.Get("If-Match"); m != "" && m != now.etag {
+					refuse(w, r, http.StatusPreconditionFailed, "ConditionNotMet", "")
+					return
+				}
+				if r.Header.Get("If-None-Match") == "*" && now.etag != "" {
+					refuse(w, r, http.StatusConflict, "BlobAlreadyExists", "")
+					return
+				}
+				now = copied
+				h.Set("ETag", now.etag)
+				h.Set("x-ms-copy-status", "success")
+				w.WriteHeader(http.StatusAccepted)
+			}
+		})
+		w, err := s.container(t, nil).Copy(t.Context(), "dst", "src", blob.CopyOptions{Source: blob.Condition{IfMatch: etag1}})
+		if now.etag != test.left || test.want == blob.Other && (err != nil || w.ETag != `"copy"`) || test.want != blob.Other && !blob.Is(err, test.want) {
+			t.Errorf("%s: got %+v, %v, left %s", what, w, err, now.etag)
+		}
+	}
+}

@@ -29,13 +29,18 @@ func (c *Container) Properties(ctx context.Context, name string, cond blob.Condi
 	if err != nil {
 		return blob.Properties{}, fail(ctx, op, name, err)
 	}
+	return c.properties(name, r), nil
+}
+
+// properties are those of an answer to head, with the source of a copy.
+func (c *Container) properties(name string, r sdkblob.GetPropertiesResponse) blob.Properties {
 	p := headProperties(name, r)
 	// The source is there from the beginning of a copy, and stays when it fails. It never comes without the status ("Get Blob
 	// Properties").
 	if value(r.CopyStatus) == sdkblob.CopyStatusTypeSuccess {
 		p.CopiedFrom = c.nameIn(text(r.CopySource))
 	}
-	return p, nil
+	return p
 }
 
 // head is Get Blob Properties. Its error is the SDK's, or a versionError.
