@@ -11,8 +11,9 @@
 // again, also over what another host has written between the two: who sends none has asked for that. A conditional one
 // finds its own first attempt in the way and is refused. For Upload, CommitBlockList, AppendBlock, SetMetadata and Copy the
 // adapter then looks whether the version that is there is the one it sent (see recognise.go). Delete that finds nothing on
-// a repetition has succeeded, and so has ReleaseLease that finds no lease of its own; a Delete without a condition, and
-// a Copy over whatever is there, are repeated only when what is there is not newer (see delete.go). AcquireLease and RenewLease may be repeated.
+// a repetition has succeeded, and so has ReleaseLease that finds no lease of its own; a Delete without a condition, and a
+// Copy over whatever is there, are repeated only when what is there is not newer (see delete.go). AcquireLease and
+// RenewLease may be repeated.
 package azure
 
 import (
