@@ -3,6 +3,7 @@ package blobcache
 import (
 	"container/list"
 	"context"
+	"fmt"
 	"io"
 	"sync"
 
@@ -64,6 +65,10 @@ func (f *fetch) transfer(ctx context.Context) (stored bool, err error) {
 		return false, f.v.stale(src, err)
 	}
 	defer body.Close()
+	if p := &body.Properties; p.ETag != src.etag || p.Size != f.v.size { // never kept as this version
+		return false, &blob.Error{Code: blob.Damaged, Op: "ReadAt", Name: src.name,
+			Err: fmt.Errorf("asked for version %s of %d bytes, got version %s of %d", src.etag, f.v.size, p.ETag, p.Size)}
+	}
 	stored = true
 	pos := f.off
 	for _, s := range f.slabs {

@@ -27,7 +27,7 @@ func (c *Container) createAppend(ctx context.Context, name string, o blob.WriteO
 		}
 		return blob.Written{}, failWrite(ctx, "Upload", name, o.Condition, err)
 	}
-	return written(r.ETag, r.LastModified), nil
+	return c.made(name, r.ETag, r.LastModified), nil
 }
 
 // AppendBlock implements blob.Container. The position makes a repetition harmless: what was appended by a try whose
@@ -60,5 +60,5 @@ func (c *Container) AppendBlock(ctx context.Context, name string, body io.ReadSe
 	if err := checkEcho(op, name, r.ContentCRC64, sum); err != nil {
 		return blob.Written{}, err
 	}
-	return written(r.ETag, r.LastModified), nil
+	return c.made(name, r.ETag, r.LastModified), nil
 }

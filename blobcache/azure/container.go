@@ -7,11 +7,13 @@
 //
 // # What a write that was repeated may answer
 //
-// A reply can be lost after the service acted. Repeating an unconditional write is harmless; a conditional one
+// A reply can be lost after the service acted. Repeating a write of content without a condition makes the same content
+// again, also over what another host has written between the two: who sends none has asked for that. A conditional one
 // finds its own first attempt in the way and is refused. For Upload, CommitBlockList, AppendBlock, SetMetadata and Copy the
-// adapter then looks whether the version that is there is the one it sent (see recognise.go); Delete that finds nothing
-// on a repetition has succeeded, and so has ReleaseLease that finds no lease of its own. AcquireLease and RenewLease may
-// be repeated.
+// adapter then looks whether the version that is there is the one it sent (see recognise.go). Delete that finds nothing on
+// a repetition has succeeded, and so has ReleaseLease that finds no lease of its own; a Delete without a condition, and a
+// Copy over whatever is there, are repeated only when what is there is not newer (see delete.go). AcquireLease and
+// RenewLease may be repeated.
 package azure
 
 import (
@@ -68,6 +70,7 @@ type Container struct {
 	pipeline runtime.Pipeline
 	access   atomic.Pointer[access]
 	leases   *blob.Leases
+	recent   recent
 	// base is the container's address without credentials, as URL gives it.
 	base     string
 	retryFor time.Duration

@@ -75,6 +75,9 @@ var codes = map[bloberror.Code]blob.Code{
 
 	bloberror.BlobImmutableDueToPolicy: blob.Immutable,
 
+	// A write to the destination of a copy that has not ended.
+	bloberror.PendingCopyOperation: blob.Busy,
+
 	bloberror.LeaseAlreadyPresent:                blob.Leased,
 	bloberror.LeaseIDMismatchWithBlobOperation:   blob.Leased,
 	bloberror.LeaseIDMismatchWithLeaseOperation:  blob.Leased,
@@ -146,6 +149,13 @@ var statuses = map[int]blob.Code{
 	http.StatusGatewayTimeout:               blob.Unavailable,
 }
 
+// notOfService reports whether a 404 without an error code that we know is one of a gateway or proxy between, that has no way
+// to the service: it says nothing about a blob, and may pass. The service gives each answer a request id ("Status and error
+// codes", and the response headers of each operation: x-ms-request-id), those to HEAD too.
+func notOfService(status int, header http.Header) bool {
+	return status == http.StatusNotFound && header.Get("x-ms-request-id") == ""
+}
+
 // fail makes the error of an operation from whatever the SDK returned; nil stays nil.
 func fail(ctx context.Context, op, name string, err error) error {
 	if err == nil {
@@ -165,6 +175,7 @@ func fail(ctx context.Context, op, name string, err error) error {
 	var held *heldError
 	var lost *unreachableError
 	var cert *tls.CertificateVerificationError
+	var other *versionError
 	e.Err = safe(err)
 	switch {
 	case errors.As(err, &token):
@@ -172,8 +183,10 @@ func fail(ctx context.Context, op, name string, err error) error {
 		if token.temporary() {
 			e.Code = blob.Unavailable
 		}
-	case errors.Is(err, errDamaged):
+	case errors.Is(err, errDamaged), errors.As(err, &other):
 		e.Code = blob.Damaged
+	case errors.Is(err, errReplaced):
+		e.Code = blob.ConditionNotMet
 	case errors.As(err, &held):
 		e.Code = blob.Throttled
 	case errors.As(err, &lost), errors.As(err, &cert):
@@ -217,6 +230,8 @@ func fromAnswer(e *blob.Error, answer *azcore.ResponseError) {
 		e.Code = statuses[answer.StatusCode]
 	case known:
 		e.Code = code
+	case notOfService(answer.StatusCode, header):
+		e.Code = blob.Unavailable
 	default:
 		e.Code = statuses[answer.StatusCode] // Other when it is not there
 	}

@@ -66,6 +66,66 @@ func TestErrorTable(t *testing.T) {
 	}
 }
 
+// A 404 that the service has not sent is no word about a blob: it is repeated, and then a failure to reach the service.
+// One that has a code that we know is believed, as is one that the service has sent without.
+func TestNotFoundByGateway(t *testing.T) {
+	for what, test := range map[string]struct {
+		id, code string
+		want     blob.Code
+	}{
+		"gateway":              {"", "", blob.Unavailable},
+		"gateway with a code":  {"", "NoSuchHost", blob.Unavailable},
+		"service":              {"1", "BlobNotFound", blob.NotFound},
+		"service without code": {"1", "", blob.NotFound},
+		"id taken away":        {"", "BlobNotFound", blob.NotFound},
+	} {
+		s := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+			w.Header().Del("x-ms-request-id")
+			if test.id != "" {
+				w.Header().Set("x-ms-request-id", test.id)
+			}
+			refuse(w, r, http.StatusNotFound, test.code, "no such backend")
+		})
+		c := s.container(t, func(cfg *Config) { cfg.RetryFor = 200 * time.Millisecond })
+		for op, call := range map[string]func() error{
+			"Properties": func() error { _, err := c.Properties(t.Context(), "a", blob.Condition{}); return err },
+			"ReadAt": func() error {
+				_, err := c.ReadAt(t.Context(), "a", 0, 1, blob.Condition{IfMatch: etag1})
+				return err
+			},
+			"Delete":    func() error { return c.Delete(t.Context(), "a", blob.Condition{IfMatch: etag1}) },
+			"BlockList": func() error { _, err := c.BlockList(t.Context(), "a"); return err },
+			"Copy":      func() error { _, err := c.Copy(t.Context(), "b", "a", blob.CopyOptions{}); return err },
+		} {
+			before := s.requests()
+			if err := call(); !blob.Is(err, test.want) {
+				t.Errorf("%s, %s: got %v, want %v", what, op, err, test.want)
+			}
+			if n := s.requests() - before; (n > 1) != (test.want == blob.Unavailable) {
+				t.Errorf("%s, %s: %d requests", what, op, n)
+			}
+		}
+	}
+}
+
+// A gateway that fails, and then has no way to the service, has deleted nothing.
+func TestDeleteNotFoundByGateway(t *testing.T) {
+	for _, cond := range []blob.Condition{{}, {IfMatch: etag1}} {
+		s := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+			w.Header().Del("x-ms-request-id")
+			if n == 1 {
+				http.Error(w, "bad gateway", http.StatusBadGateway)
+				return
+			}
+			http.Error(w, "no such backend", http.StatusNotFound)
+		})
+		c := s.container(t, func(cfg *Config) { cfg.RetryFor = 300 * time.Millisecond })
+		if err := c.Delete(t.Context(), "a", cond); !blob.Is(err, blob.Unavailable) {
+			t.Errorf("%+v: got %v, want Unavailable", cond, err)
+		}
+	}
+}
+
 // 404 without a code is about the container when the request is a listing.
 func TestListNotFound(t *testing.T) {
 	s := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) })

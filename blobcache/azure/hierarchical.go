@@ -47,10 +47,15 @@ func (c *Container) Hierarchical(ctx context.Context) (*Hierarchical, error) {
 	return &Hierarchical{c, u.String()}, nil
 }
 
-// Rename implements blob.Renamer.
+// Rename implements blob.Renamer. Without an ETag of the source, as for a directory, it asks first what is under the new name:
+// when the answer is lost, nothing else tells whether the rename has happened.
 func (h *Hierarchical) Rename(ctx context.Context, dst, src string, o blob.RenameOptions) error {
 	const op = "Rename"
 	if err := cmp.Or(checkName(op, dst), checkName(op, src)); err != nil {
+		return err
+	}
+	is, err := h.renamed(ctx, dst, o)
+	if err != nil {
 		return err
 	}
 	ctx, tries := withAttempts(ctx, op, dst)
@@ -67,7 +72,7 @@ func (h *Hierarchical) Rename(ctx context.Context, dst, src string, o blob.Renam
 		resp, err := h.send(ctx, http.MethodPut, dst, query, header, http.StatusCreated)
 		if err != nil {
 			err = failWrite(ctx, op, dst, o.Condition, err)
-			if tries.doubtful && blob.Is(err, blob.NotFound) && h.isRenamed(ctx, dst, src) {
+			if tries.doubtful && h.isRenamed(ctx, dst, src, err, is) {
 				return nil
 			}
 			return err
@@ -80,12 +85,35 @@ func (h *Hierarchical) Rename(ctx context.Context, dst, src string, o blob.Renam
 	}
 }
 
-// isRenamed reports whether an earlier try of a rename has succeeded, whose answer was lost: then only the new name is
-// there.
-func (h *Hierarchical) isRenamed(ctx context.Context, dst, src string) bool {
-	_, gone := h.Properties(ctx, src, blob.Condition{})
-	_, err := h.Properties(ctx, dst, blob.Condition{})
-	if !blob.Is(gone, blob.NotFound) || err != nil {
+// renamed returns what tells, by what is under the new name later, whether the source has come there. An old target is not
+// the source. The ETag goes with a file to its new name (Hadoop's ABFS promises and uses this: fs.capability.etags.preserved.in.rename,
+// and the recovery of its renames).
+func (h *Hierarchical) renamed(ctx context.Context, dst string, o blob.RenameOptions) (is func(blob.Properties) bool, err error) {
+	if e := o.Source.IfMatch; e != "" && e != blob.Any {
+		return func(p blob.Properties) bool { return p.ETag == e }, nil
+	}
+	before, err := h.Properties(ctx, dst, blob.Condition{})
+	if err != nil && !blob.Is(err, blob.NotFound) {
+		return nil, err
+	}
+	return func(p blob.Properties) bool { return p.ETag != before.ETag }, nil
+}
+
+// isRenamed reports whether an earlier try of a rename that was refused in the end has succeeded, and its answer was lost:
+// then the source is under the new name, and not under the old one. What the service looks at first, when both the source is
+// missing and the target is there, is not documented.
+func (h *Hierarchical) isRenamed(ctx context.Context, dst, src string, refused error, is func(blob.Properties) bool) bool {
+	switch blob.CodeOf(refused) {
+	case blob.NotFound, blob.Exists, blob.NotEmpty, blob.ConditionNotMet:
+	default:
+		return false
+	}
+	p, err := h.Properties(ctx, dst, blob.Condition{})
+	if err != nil || !is(p) {
+		return false
+	}
+	// There may be another one again by now.
+	if old, err := h.Properties(ctx, src, blob.Condition{}); err == nil && old.ETag == p.ETag || err != nil && !blob.Is(err, blob.NotFound) {
 		return false
 	}
 	h.log.Info("recognised a rename whose answer was lost", "from", src, "to", dst)

@@ -25,13 +25,64 @@ func (c *Container) Properties(ctx context.Context, name string, cond blob.Condi
 		return blob.Properties{}, err
 	}
 	ctx, _ = withAttempts(ctx, op, name)
-	r, err := c.client.NewBlobClient(name).GetProperties(ctx, &sdkblob.GetPropertiesOptions{AccessConditions: accessConditions(cond)})
+	r, err := c.head(ctx, name, cond)
 	if err != nil {
 		return blob.Properties{}, fail(ctx, op, name, err)
 	}
+	return c.properties(name, r), nil
+}
+
+// properties are those of an answer to head, with the source of a copy.
+func (c *Container) properties(name string, r sdkblob.GetPropertiesResponse) blob.Properties {
 	p := headProperties(name, r)
-	p.CopiedFrom = c.nameIn(text(r.CopySource))
-	return p, nil
+	// The source is there from the beginning of a copy, and stays when it fails. It never comes without the status ("Get Blob
+	// Properties").
+	if value(r.CopyStatus) == sdkblob.CopyStatusTypeSuccess {
+		p.CopiedFrom = c.nameIn(text(r.CopySource))
+	}
+	return p
+}
+
+// head is Get Blob Properties. Its error is the SDK's, or a versionError.
+func (c *Container) head(ctx context.Context, name string, cond blob.Condition) (sdkblob.GetPropertiesResponse, error) {
+	var raw *http.Response
+	r, err := c.client.NewBlobClient(name).GetProperties(policy.WithCaptureResponse(ctx, &raw),
+		&sdkblob.GetPropertiesOptions{AccessConditions: accessConditions(cond)})
+	if err == nil {
+		err = checkVersion(raw)
+	}
+	return r, err
+}
+
+// versionError says that an answer to a read is not of the version that was asked for.
+type versionError struct{ asked, got string }
+
+func (e *versionError) Error() string {
+	if e.got == "" {
+		return "the answer has no ETag"
+	}
+	return fmt.Sprintf("asked for the version %s, the answer has %s, in spite of If-Match", e.asked, e.got)
+}
+
+// checkVersion refuses an answer that is of another version than the request has named, or of none. The service compares
+// If-Match before it answers ("Specifying conditional headers for Blob service operations"), and names the version of each
+// blob that it describes. A cache or a page between does neither: its bytes would be kept as those of the version, and a
+// commit over properties without an ETag has no condition. What asks for something else than a blob's content or properties
+// has a parameter comp or restype.
+func checkVersion(resp *http.Response) error {
+	req := resp.Request
+	if req == nil || req.Method != http.MethodGet && req.Method != http.MethodHead ||
+		resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
+		return nil
+	}
+	if q := req.URL.Query(); q.Has("comp") || q.Has("restype") {
+		return nil
+	}
+	asked, got := req.Header.Get("If-Match"), resp.Header.Get("ETag")
+	if got == "" || asked != "" && asked != string(blob.Any) && etag((*azcore.ETag)(&got)) != blob.ETag(asked) {
+		return &versionError{asked, got}
+	}
+	return nil
 }
 
 // nameIn returns the blob of this container that an address names, "" if it is elsewhere.
@@ -65,7 +116,7 @@ func (c *Container) ReadAt(ctx context.Context, name string, offset, count int64
 	}
 	b := &body{
 		c: c, ctx: ctx, name: name, etag: part.properties.ETag,
-		stream: part.stream, next: offset, end: offset + part.count, size: part.properties.Size,
+		stream: part.stream, from: offset, next: offset, end: offset + part.count, size: part.properties.Size,
 	}
 	return &blob.Body{ReadCloser: b, Properties: part.properties}, nil
 }
@@ -94,6 +145,10 @@ func (c *Container) get(ctx context.Context, name string, offset, count int64, c
 		// DownloadStream reports 304 Not Modified as a success without a body.
 		return part{}, &blob.Error{Code: blob.NotModified, Op: op, Name: name, ServiceCode: text(r.ErrorCode), Status: 304}
 	}
+	if err := checkVersion(raw); err != nil {
+		r.Body.Close()
+		return part{}, fail(ctx, op, name, err)
+	}
 	first, last, size, ok := parseContentRange(text(r.ContentRange))
 	switch {
 	case ok && last < first && offset >= size:
@@ -107,7 +162,7 @@ func (c *Container) get(ctx context.Context, name string, offset, count int64, c
 		ok = false
 	}
 	n := min(count, size-offset)
-	if !ok || r.ETag == nil || r.ContentLength == nil || *r.ContentLength < n {
+	if !ok || r.ContentLength == nil || *r.ContentLength < n {
 		r.Body.Close()
 		return part{}, &blob.Error{Code: blob.Damaged, Op: op, Name: name, RequestID: text(r.RequestID),
 			Err: fmt.Errorf("asked for %d bytes at %d, the answer has the range %q", count, offset, text(r.ContentRange))}
@@ -141,7 +196,8 @@ type body struct {
 
 	stream    io.ReadCloser
 	next, end int64
-	breaks    int           // in a row, without a byte between
+	from      int64         // where stream began
+	breaks    int           // in a row, without progress between
 	broken    time.Time     // when the first of them was
 	queued    time.Duration // since then, see attempts
 	err       error         // sticky
@@ -161,7 +217,6 @@ func (b *body) Read(p []byte) (int, error) {
 		n, err := b.stream.Read(p[:min(int64(len(p)), b.end-b.next)])
 		if n > 0 {
 			b.next += int64(n)
-			b.breaks = 0
 			return n, nil // an error comes again with the next read
 		}
 		switch {
@@ -176,11 +231,20 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 }
 
+// resumeGrain is what a connection has to bring before it breaks, in bytes, for the time without progress to begin anew: the
+// unit in which reads are made. With a byte for each connection a download of 4 MiB would take four million requests, and
+// never fail.
+const resumeGrain = 64 << 10
+
 // resume replaces the broken stream.
 func (b *body) resume(cause error) error {
 	if b.ctx.Err() != nil {
 		return fail(b.ctx, "ReadAt", b.name, cause)
 	}
+	if b.next-b.from >= resumeGrain {
+		b.breaks = 0
+	}
+	b.from = b.next
 	if b.breaks == 0 {
 		b.broken, b.queued = time.Now(), 0
 	}

@@ -34,6 +34,9 @@ import (
 // as taken though it is ours is safe, and rare. A copy names its source, and with the source's ETag its content, so that an
 // empty one can be recognised too.
 
+// clockSlack is by how much two times of the service may be wrong against each other: both are of whole seconds.
+const clockSlack = 2 * time.Second
+
 // holds reports whether a version is what a write would have made.
 type holds func(context.Context, blob.Properties) (bool, error)
 
@@ -44,7 +47,7 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, cond blob.Co
 		return blob.Written{}, false
 	}
 	switch code := blob.CodeOf(failWrite(ctx, tries.op, tries.name, cond, refused)); code {
-	case blob.Exists, blob.ConditionNotMet:
+	case blob.Exists, blob.ConditionNotMet, blob.Busy: // Busy: of a copy that has ended since
 	default:
 		return blob.Written{}, false
 	}
@@ -56,13 +59,13 @@ func (c *Container) recognise(ctx context.Context, tries *attempts, cond blob.Co
 	if err != nil {
 		return blob.Written{}, false
 	}
-	// Both times are of whole seconds.
-	if p.Modified.Before(now.Add(-time.Since(tries.began) - 2*time.Second)) {
+	if p.Modified.Before(now.Add(-tries.answered.Sub(tries.began) - clockSlack)) {
 		return blob.Written{}, false
 	}
 	if ours, err := sent(ctx, p); err != nil || !ours {
 		return blob.Written{}, false
 	}
+	c.recent.note(tries.name, p.ETag)
 	c.log.Info("recognised a write whose answer was lost", "op", tries.op, "name", tries.name, "etag", p.ETag)
 	return blob.Written{ETag: p.ETag, Modified: p.Modified}, true
 }

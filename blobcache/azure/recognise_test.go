@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,6 +111,7 @@ func TestRecognisesOwnCopy(t *testing.T) {
 		from, now string // of the copy: its source; of the source: its ETag
 		age       time.Duration
 		answered  bool // the first try
+		status    string
 		ours      bool
 	}{
 		"ours":            {from: "a b", now: etag1, ours: true},
@@ -118,6 +120,8 @@ func TestRecognisesOwnCopy(t *testing.T) {
 		"long ago":        {from: "a b", now: etag1, age: time.Minute},
 		"source changed":  {from: "a b", now: `"0x2"`},
 		"first refusal":   {from: "a b", now: etag1, answered: true},
+		"failed":          {from: "a b", now: etag1, status: "failed"},
+		"aborted":         {from: "a b", now: etag1, status: "aborted"},
 	} {
 		puts := 0
 		var s *service
@@ -139,6 +143,7 @@ func TestRecognisesOwnCopy(t *testing.T) {
 						t.Error(err)
 					}
 					h.Set("x-ms-copy-source", u.String())
+					h.Set("x-ms-copy-status", cmp.Or(test.status, "success"))
 				}
 			default:
 				if m := r.Header.Get("If-Match"); m != "" && m != test.now {

@@ -22,8 +22,9 @@ import (
 const (
 	firstDelay = 100 * time.Millisecond
 	maxDelay   = 10 * time.Second
-	// maxDamaged bounds the repetitions of an upload that the service found damaged: a bad network gets it
-	// right the next time, a body that changes while it is sent never does.
+	// maxDamaged bounds the repetitions of an upload that the service found damaged, and of a read whose answer is not of
+	// the blob: a bad network gets it right the next time, a body that changes while it is sent, and a proxy that answers
+	// from what it has kept, never do.
 	maxDamaged = 2
 )
 
@@ -31,9 +32,12 @@ const (
 type attempts struct {
 	op, name string
 	began    time.Time
+	answered time.Time // when its last try ended
 	// doubtful is set when a try failed in a way that leaves open whether the service acted.
 	doubtful bool
-	damaged  int
+	// looks: the operation wants to see what is there before a doubtful try is repeated, which ends the request.
+	looks   bool
+	damaged int
 	// queued is how long its tries waited for others to finish, which is no failure and not counted as one.
 	queued time.Duration
 }
@@ -83,6 +87,7 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 		}
 		resp, err := req.Clone(context.WithValue(context.WithValue(ctx, slotKey{}, slot), accessKey{}, used)).Next()
 		slot.answered(resp, err)
+		a.answered = time.Now()
 		if fixed {
 			return resp, err
 		}
@@ -104,7 +109,7 @@ func (r *retrier) Do(req *policy.Request) (*http.Response, error) {
 			return nil, ctx.Err()
 		}
 		wait := max(backoff(try), retryAfter(resp))
-		if spent()+wait > r.retryFor {
+		if a.looks && a.doubtful || spent()+wait > r.retryFor {
 			if err != nil && !undecided {
 				err = &unreachableError{err}
 			}
@@ -171,6 +176,10 @@ func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 		a.doubtful = a.doubtful || sent
 		return true
 	}
+	if checkVersion(resp) != nil {
+		a.damaged++
+		return a.damaged <= maxDamaged
+	}
 	code := bloberror.Code(resp.Header.Get("x-ms-error-code"))
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:
@@ -187,6 +196,10 @@ func (a *attempts) mayRepeat(resp *http.Response, err error) bool {
 		return true
 	case http.StatusRequestTimeout, http.StatusBadGateway, http.StatusGatewayTimeout:
 		a.doubtful = true
+		return true
+	}
+	if _, known := codes[code]; !known && notOfService(resp.StatusCode, resp.Header) {
+		a.doubtful = true // nobody knows what has become of the request behind it
 		return true
 	}
 	if code == bloberror.MD5Mismatch || code == bloberror.CRC64Mismatch {

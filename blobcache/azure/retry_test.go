@@ -233,6 +233,31 @@ func TestResumeEnds(t *testing.T) {
 	}
 }
 
+// Nor does one that gets a few bytes from each connection go on for ever, while what is enough lets the time begin anew.
+func TestTrickleEnds(t *testing.T) {
+	const size = 40 * resumeGrain
+	for _, test := range []struct {
+		each, breaks int
+		want         blob.Code // Other: it succeeds
+	}{
+		{1, 1 << 30, blob.Unavailable},
+		{resumeGrain - 1, 1 << 30, blob.Unavailable},
+		{resumeGrain + 1000, 12, blob.Other}, // 12 first waits of 50 ms at least are more than RetryFor
+	} {
+		s := download(t, strings.Repeat("x", size), test.breaks, test.each, always)
+		c := s.container(t, func(cfg *Config) { cfg.RetryFor = 500 * time.Millisecond })
+		b, err := c.ReadAt(t.Context(), "a", 0, size, blob.Condition{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(b)
+		b.Close()
+		if ok := err == nil && len(got) == size; ok != (test.want == blob.Other) || !ok && !blob.Is(err, test.want) {
+			t.Errorf("%d bytes each: %d bytes, %v after %d requests", test.each, len(got), err, s.requests())
+		}
+	}
+}
+
 // An answer that is not the range that was asked for is damage, not data.
 func TestWrongRange(t *testing.T) {
 	for what, answer := range map[string]func(w http.ResponseWriter){

@@ -54,7 +54,7 @@ func (c *Container) Upload(ctx context.Context, name string, body io.ReadSeeker,
 	if err := checkEcho(op, name, r.ContentCRC64, sum); err != nil {
 		return blob.Written{}, err
 	}
-	return written(r.ETag, r.LastModified), nil
+	return c.made(name, r.ETag, r.LastModified), nil
 }
 
 // StageBlock implements blob.Container.
@@ -109,7 +109,7 @@ func (c *Container) CommitBlockList(ctx context.Context, name string, ids []stri
 		}
 		return blob.Written{}, failWrite(ctx, op, name, o.Condition, err)
 	}
-	return written(r.ETag, r.LastModified), nil
+	return c.made(name, r.ETag, r.LastModified), nil
 }
 
 // SetMetadata implements blob.Container.
@@ -127,28 +127,7 @@ func (c *Container) SetMetadata(ctx context.Context, name string, m map[string]s
 		}
 		return blob.Written{}, failWrite(ctx, op, name, blob.Condition{}, err)
 	}
-	return written(r.ETag, r.LastModified), nil
-}
-
-// Delete implements blob.Container.
-func (c *Container) Delete(ctx context.Context, name string, cond blob.Condition) error {
-	const op = "Delete"
-	if err := checkName(op, name); err != nil {
-		return err
-	}
-	ctx, tries := withAttempts(ctx, op, name)
-	_, err := c.client.NewBlobClient(name).Delete(ctx, &sdkblob.DeleteOptions{
-		DeleteSnapshots:  new(sdkblob.DeleteSnapshotsOptionTypeInclude),
-		AccessConditions: c.writeConditions(name, cond),
-	})
-	err = failWrite(ctx, op, name, blob.Condition{}, err)
-	if tries.doubtful && blob.Is(err, blob.NotFound) {
-		err = nil // an earlier try deleted it, and its answer was lost
-	}
-	if err == nil {
-		c.leases.Forget(name)
-	}
-	return err
+	return c.made(name, r.ETag, r.LastModified), nil
 }
 
 // blockList returns the SDK's error.
@@ -184,6 +163,13 @@ func blocks(in []*blockblob.Block) ([]blob.Block, error) {
 }
 
 func encodeID(id string) string { return base64.StdEncoding.EncodeToString([]byte(id)) }
+
+// made is written for a version of a name, and remembers it.
+func (c *Container) made(name string, e *azcore.ETag, modified *time.Time) blob.Written {
+	w := written(e, modified)
+	c.recent.note(name, w.ETag)
+	return w
+}
 
 func written(e *azcore.ETag, modified *time.Time) blob.Written {
 	return blob.Written{ETag: etag(e), Modified: value(modified)}

@@ -37,7 +37,8 @@ type Container interface {
 	URL(name string) string
 
 	// Properties returns the current properties of a blob.
-	// With IfNoneMatch set to the current ETag it fails with NotModified.
+	// With IfNoneMatch set to the current ETag it fails with NotModified. There is always an ETag: an answer without one
+	// fails with Damaged.
 	Properties(ctx context.Context, name string, c Condition) (Properties, error)
 
 	// List returns one page of names in the order of their bytes, with properties and metadata.
@@ -45,7 +46,8 @@ type Container interface {
 	List(ctx context.Context, o ListOptions) (Page, error)
 
 	// ReadAt returns a stream of exactly count bytes from offset, or fewer when the blob ends before.
-	// offset must lie inside the blob, else the error is InvalidRange; count must be positive.
+	// offset must lie inside the blob, else the error is InvalidRange; count must be positive. The bytes are those of the
+	// version that IfMatch names: an answer that is of another one, as of a cache between, fails with Damaged.
 	// The stream fails (never ends early with io.EOF) when the connection breaks; it does not resume by itself
 	// under another ETag. The caller closes it. Its Properties are those of the version that is read.
 	ReadAt(ctx context.Context, name string, offset, count int64, c Condition) (*Body, error)
@@ -94,7 +96,8 @@ type Container interface {
 	// tags leaves the version as it is.
 	Tags(ctx context.Context, name string) (map[string]string, error)
 
-	// Delete deletes a blob, with its snapshots.
+	// Delete deletes a blob, with its snapshots. Without a condition it deletes what is there when it begins, or what that is
+	// replaced by; never a blob that another host has made after it, however often it is repeated.
 	Delete(ctx context.Context, name string, c Condition) error
 
 	// AcquireLease takes a lease on an existing blob (Lease Blob) for d, whole seconds from MinLease to MaxLease.
@@ -176,7 +179,7 @@ type Properties struct {
 	// VersionID is empty unless the account keeps versions.
 	VersionID string
 	// CopiedFrom is the name of the blob of this container that Copy made this one from, until its content is replaced.
-	// Empty when it was not, or when somebody else copied it from elsewhere. Only Container.Properties tells it.
+	// Empty when it was not, or when somebody else copied it from elsewhere, or while the copy has not ended. Only Container.Properties tells it.
 	CopiedFrom string
 }
 
