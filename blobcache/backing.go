@@ -199,9 +199,8 @@ func (v *version) become(s *stage) bool {
 	s.file = v.files.data
 	s.valid.add(0, v.size)
 	s.count = roundBlock(v.size) // was counted as the version's, and is now the staging file's
-	var st unix.Stat_t
-	if unix.Fstat(int(s.file.Fd()), &st) == nil {
-		s.count = st.Blocks * 512 // without its holes
+	if use, ok := diskUse(s.file); ok {
+		s.count = use // without its holes
 	}
 	v.files.data = nil
 	v.files.close()

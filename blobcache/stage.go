@@ -468,9 +468,8 @@ func (c *Cache) adopt(k key, s *stage, size int64) error {
 	if f.maps != nil {
 		c.space.release(removeFile(base + extPart)) // whoever fills it goes on with the complete version
 	}
-	var st unix.Stat_t
-	if unix.Fstat(int(s.file.Fd()), &st) == nil {
-		s.recount(st.Blocks * 512) // what eviction will give back
+	if use, ok := diskUse(s.file); ok {
+		s.recount(use) // what eviction will give back
 	}
 	c.setChecked(k, s.file)
 	// The kernel may hold this very open file as a backing file, and with it the lock of takeOver.
