@@ -201,7 +201,8 @@ func testEmptiedLog(t *testing.T, s *mounttest.Service) {
 		must(t, err)
 		got, err := os.ReadFile(w.path("log"))
 		must(t, err)
-		if strings.ReplaceAll(string(got), record, "") != "" {
+		// A read that was cut by the truncation may end within a record, as on a local disk.
+		if !strings.HasPrefix(strings.Repeat(record, len(got)/len(record)+1), string(got)) {
 			t.Errorf("%d bytes that are no records: %.80q", len(got), got)
 			break
 		}
