@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,6 +85,25 @@ func cell(t *testing.T, report, row, column string) string {
 	}
 	t.Fatalf("no column %q in a row %q:\n%s", column, row, report)
 	return ""
+}
+
+// Output that nobody reads any more ends the benchmark, and a broken connection does not.
+func TestNobodyReads(t *testing.T) {
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	w := read{out, cancel}
+	if _, err := io.WriteString(w, "report"); err != nil || ctx.Err() != nil {
+		t.Fatalf("%v, %v", err, ctx.Err())
+	}
+	in.Close()
+	if _, err := io.WriteString(w, "report"); !errors.Is(err, syscall.EPIPE) || !errors.Is(context.Cause(ctx), syscall.EPIPE) {
+		t.Errorf("%v, %v", err, context.Cause(ctx))
+	}
 }
 
 // checkCeiling looks at what the report says was reached at best.

@@ -32,9 +32,13 @@ func main() {
 		}
 		return
 	}
-	// A pipe that nobody reads any more ends it too: without the signal's default, which would leave mounts behind.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGPIPE)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
+	// Output that nobody reads any more ends it too, but not by the signal's default, which would leave mounts behind. The
+	// signal itself does not say which write it is for: connections to the service break as well.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, cancel := context.WithCancelCause(ctx)
+	err := run(ctx, os.Args[1:], read{os.Stdout, cancel}, read{os.Stderr, cancel})
+	cancel(nil)
 	stop()
 	switch {
 	case errors.Is(err, errUsage): // flag has said what is wrong
@@ -43,6 +47,20 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// read is output that ends the benchmark when nobody reads it.
+type read struct {
+	io.Writer
+	end context.CancelCauseFunc
+}
+
+func (r read) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if err != nil {
+		r.end(fmt.Errorf("output: %w", err))
+	}
+	return n, err
 }
 
 var (
