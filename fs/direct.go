@@ -27,9 +27,8 @@ func (n *node) cachedFlags(access uint32) uint32 {
 		n.mappable, n.paged = true, true
 	case access == syscall.O_RDONLY:
 		n.paged = true
-	case !n.mappable:
+	case !n.mappable: // else the kernel could meet a page that a mapping has changed and that it cannot drop: the write fails
 		return flags | fuse.FOPEN_DIRECT_IO
-		// Where pages may be changed in a mapping, the kernel could meet one that it cannot drop, and fail the write.
 	}
 	return flags
 }
