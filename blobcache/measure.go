@@ -101,11 +101,19 @@ func (s *space) recount() verdict {
 		return busy
 	}
 	s.noteBoot()
-	wrong := before - bytes
-	if bound := s.limit/100 + s.everFreed() - freed; max(wrong, -wrong) <= bound {
+	// What was on its way at the start, or came into files that were there, may have been measured: it is counted by now. So
+	// only what is beyond that was missing. What is released just now counts for both.
+	most := s.inUse()
+	freed = s.everFreed() - freed
+	most += freed
+	switch bound := s.limit / 100; {
+	case before-bytes > bound+freed:
+		s.correct(bytes - before)
+	case bytes-most > bound:
+		s.correct(bytes - most)
+	default:
 		return confirmed
 	}
-	s.correct(-wrong)
 	s.log.Info("cached data was counted anew", "bytes", bytes, "before", before)
 	return corrected
 }
