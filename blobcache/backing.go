@@ -157,16 +157,13 @@ func (c *Cache) quiet(v *version) bool {
 	bound := time.NewTimer(quietWait)
 	defer bound.Stop()
 	for {
+		quieted := v.quieted.next()
 		c.mu.Lock()
-		if v.reads == 0 {
-			c.mu.Unlock()
+		reads := v.reads
+		c.mu.Unlock()
+		if reads == 0 {
 			return true
 		}
-		if v.quieted == nil {
-			v.quieted = make(chan struct{})
-		}
-		quieted := v.quieted
-		c.mu.Unlock()
 		select {
 		case <-quieted:
 		case <-bound.C:

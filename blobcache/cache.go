@@ -288,12 +288,11 @@ func (c *Cache) unhold(v *version) { c.leave(v, &v.reads) }
 func (c *Cache) leave(v *version, count *int) {
 	c.mu.Lock()
 	*count--
-	last := !v.inUse()
-	if v.reads == 0 && v.quieted != nil {
-		close(v.quieted)
-		v.quieted = nil
-	}
+	last, quiet := !v.inUse(), v.reads == 0
 	c.mu.Unlock()
+	if quiet {
+		v.quieted.signal()
+	}
 	if !last {
 		return
 	}

@@ -21,7 +21,7 @@ type version struct {
 	// refs counts the Files and others that have it open, reads the reads through it that are under way; the version
 	// ends when both are 0. Guarded by Cache.mu.
 	refs, reads int
-	quieted     chan struct{} // closed when reads is 0 again; nil when nobody waits for that. Guarded by Cache.mu
+	quieted     signal        // reads may be 0 again
 	ended       chan struct{} // closed when it has ended, and its files are closed
 
 	mu       sync.Mutex // guards what is below

@@ -59,18 +59,19 @@ func (p *passthrough) start(r registrar, kernel *fuse.InitIn, o Options) {
 	}
 }
 
-// mappable counts a handle that may be mapped for writing, before it is opened: it is through the cache. It waits for
-// readers that have the backing file, since the kernel tells late of a close, and fails with EBUSY if they stay.
-func (p *passthrough) mappable(ctx context.Context, n *node) error {
+// mappable counts a handle that may be mapped for writing, before it is opened, and returns its flags: it is through the
+// cache. It waits for readers that have the backing file, since the kernel tells late of a close, and fails with EBUSY if
+// they stay.
+func (p *passthrough) mappable(ctx context.Context, n *node) (flags uint32, err error) {
 	ctx, cancel := context.WithTimeout(ctx, mappableWait)
 	defer cancel()
 	for {
 		n.mu.Lock()
 		if n.backing == 0 {
 			n.handles++
-			n.mappable, n.paged = true, true
+			flags = n.cachedFlags(syscall.O_RDWR)
 			n.mu.Unlock()
-			return nil
+			return flags, nil
 		}
 		if n.closed == nil {
 			n.closed = make(chan struct{})
@@ -81,9 +82,9 @@ func (p *passthrough) mappable(ctx context.Context, n *node) error {
 		case <-closed:
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return errMapped
+				return 0, errMapped
 			}
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }

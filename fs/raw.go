@@ -242,7 +242,8 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	defer ctx.end()
 	mappable := access == syscall.O_RDWR
 	if mappable { // before it is truncated
-		if err := fs.passthrough.mappable(ctx, n); err != nil {
+		var err error
+		if out.OpenFlags, err = fs.passthrough.mappable(ctx, n); err != nil {
 			return fs.status("open", n, "", err)
 		}
 	}
@@ -253,9 +254,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 		}
 		return fs.status("open", n, "", err)
 	}
-	if mappable {
-		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	} else {
+	if !mappable {
 		out.OpenFlags, out.BackingID = fs.passthrough.enter(n, f, access)
 	}
 	out.Fh = fs.handles.add(newHandle(n, f, write, out))
